@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A buffer: memory of a region behind a dma-buf.
+ *
+ * Lifetime. The dma-buf's file is the buffer's reference count. The last
+ * reference calls release, when there is no attachment (dma-buf), no binding or
+ * hold (they hold the file) and no CPU mapping (it holds the file) any more.
+ *
+ * Why nobody can touch device memory after remove(): see dmabridge_revoke() in
+ * placement.c.
+ */
+#include <linux/file.h>
+#include <linux/memcontrol.h>
+#include <linux/mm.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "internal.h"
+
+/* --- attach / detach --------------------------------------------------------- */
+
+static int buffer_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
+{
+	struct dmabridge_buffer *buffer = dmabuf->priv;
+	struct dmabridge_user_state *user;
+	struct dmabridge_facts *facts;
+	int ret;
+
+	user = kzalloc_obj(*user);
+	facts = kzalloc_obj(*facts);
+	if (!user || !facts) {
+		ret = -ENOMEM;
+		goto free;
+	}
+	user->buffer = buffer;
+	user->attach = attach;
+	user->kind = attach->importer_ops ? DMABRIDGE_USER_DYNAMIC : DMABRIDGE_USER_STATIC;
+	user->policy = DMABRIDGE_POLICY_PREFER;
+	user->flags = (attach->peer2peer ? DMABRIDGE_USER_PEER2PEER : 0) |
+		      (dma_buf_attach_revocable(attach) ? DMABRIDGE_USER_REVOCABLE : 0);
+	dmabridge_user_describe_device(user, attach->dev);
+	strscpy(user->name, dev_name(attach->dev), sizeof(user->name));
+	strscpy(user->driver, dev_driver_string(attach->dev), sizeof(user->driver));
+
+	facts->importer_policy = user->policy;
+	facts->is_static = !attach->importer_ops;
+	facts->peer2peer = attach->peer2peer;
+	facts->revocable = user->flags & DMABRIDGE_USER_REVOCABLE;
+	dmabridge_path_facts(facts, buffer->region->pdev, attach->dev);
+	/*
+	 * Below a PCI function is good enough for the distance, but what maps
+	 * for this attachment wants the function itself.
+	 */
+	if (facts->distance >= 0 && !dev_is_pci(attach->dev)) {
+		facts->distance = -1;
+		facts->blockers[facts->nr_blockers++].code = DMABRIDGE_REASON_NOT_PCI;
+	}
+
+	ret = dmabridge_user_join(user, facts);
+	if (ret)
+		goto free;
+	attach->peer2peer = user->reaches_device;
+	attach->priv = user;
+	kfree(facts);
+	return 0;
+
+free:
+	kfree(facts);
+	kfree(user);
+	return ret;
+}
+
+static void buffer_detach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
+{
+	struct dmabridge_user_state *user = attach->priv;
+
+	dmabridge_user_leave(user);
+	kfree(user);
+}
+
+/* --- pin / unpin ------------------------------------------------------------- */
+
+/*
+ * A pin promises that nothing moves until the unpin. It never moves anything
+ * itself: attach has seen to the placement. If that is stale by now, the importer
+ * may try again (-EAGAIN; -EBUSY would make the core warn).
+ */
+static int buffer_pin(struct dma_buf_attachment *attach)
+{
+	struct dmabridge_user_state *user = attach->priv;
+	struct dmabridge_buffer *buffer = user->buffer;
+
+	dma_resv_assert_held(buffer->dmabuf->resv);
+	if (!buffer->backing)
+		return -ENODEV;
+	if (buffer->backing->placement == DMABRIDGE_PLACEMENT_DEVICE && !user->reaches_device)
+		return -EAGAIN;
+	user->nr_pins++;
+	user->flags |= DMABRIDGE_USER_PINNED;
+	return 0;
+}
+
+static void buffer_unpin(struct dma_buf_attachment *attach)
+{
+	struct dmabridge_user_state *user = attach->priv;
+
+	dma_resv_assert_held(attach->dmabuf->resv);
+	if (!--user->nr_pins)
+		user->flags &= ~DMABRIDGE_USER_PINNED;
+}
+
+/* --- release ------------------------------------------------------------------ */
+
+static void buffer_free(struct dmabridge_buffer *buffer)
+{
+	if (buffer->backing)
+		dmabridge_backing_put(buffer->backing);
+	percpu_ref_exit(&buffer->gate);
+	mem_cgroup_put(buffer->memcg);
+	mutex_destroy(&buffer->place_lock);
+	put_device(&buffer->region->dev);
+	kfree(buffer);
+}
+
+static void buffer_release(struct dma_buf *dmabuf)
+{
+	struct dmabridge_buffer *buffer = dmabuf->priv;
+	struct dmabridge_region *region = buffer->region;
+
+	mutex_lock(&region->lock);
+	list_del(&buffer->region_node);
+	mutex_unlock(&region->lock);
+	buffer_free(buffer);
+}
+
+const struct dma_buf_ops dmabridge_dma_buf_ops = {
+	.attach = buffer_attach,
+	.detach = buffer_detach,
+	.pin = buffer_pin,
+	.unpin = buffer_unpin,
+	.map_dma_buf = dmabridge_map,
+	.unmap_dma_buf = dmabridge_unmap,
+	.release = buffer_release,
+	.begin_cpu_access = dmabridge_begin_cpu_access,
+	.end_cpu_access = dmabridge_end_cpu_access,
+	.mmap = dmabridge_mmap,
+};
+
+/* --- create ------------------------------------------------------------------- */
+
+static int export_buffer(struct dmabridge_buffer *buffer)
+{
+	DEFINE_DMA_BUF_EXPORT_INFO(info);
+	struct dma_buf *dmabuf;
+
+	info.exp_name = "dmabridge";
+	info.ops = &dmabridge_dma_buf_ops;
+	info.size = buffer->size;
+	info.flags = O_RDWR;
+	info.priv = buffer;
+	dmabuf = dma_buf_export(&info);
+	if (IS_ERR(dmabuf))
+		return PTR_ERR(dmabuf);
+	buffer->dmabuf = dmabuf;
+	return 0;
+}
+
+/* On the region's list, from which revocation starts, unless it is too late. */
+static int enlist(struct dmabridge_buffer *buffer)
+{
+	struct dmabridge_region *region = buffer->region;
+	int ret = 0;
+
+	mutex_lock(&region->lock);
+	if (region->dead)
+		ret = -ENODEV;
+	else
+		list_add_tail(&buffer->region_node, &region->buffers);
+	mutex_unlock(&region->lock);
+	return ret;
+}
+
+struct dmabridge_buffer *dmabridge_buffer_create(struct dmabridge_region *region, u64 size,
+						 u32 policy)
+{
+	u32 placement = policy == DMABRIDGE_POLICY_FORBID ? DMABRIDGE_PLACEMENT_SYSTEM :
+							    DMABRIDGE_PLACEMENT_DEVICE;
+	struct dmabridge_backing *backing;
+	struct dmabridge_buffer *buffer;
+	int ret;
+
+	if (READ_ONCE(region->dead))
+		return ERR_PTR(-ENODEV);
+	buffer = kzalloc_obj(*buffer, GFP_KERNEL_ACCOUNT);
+	if (!buffer)
+		return ERR_PTR(-ENOMEM);
+	ret = percpu_ref_init(&buffer->gate, dmabridge_gate_released, PERCPU_REF_ALLOW_REINIT,
+			      GFP_KERNEL_ACCOUNT);
+	if (ret) {
+		kfree(buffer);
+		return ERR_PTR(ret);
+	}
+	buffer->size = size;
+	buffer->policy = policy;
+	buffer->generation = 1;
+	mutex_init(&buffer->place_lock);
+	INIT_LIST_HEAD(&buffer->users);
+	INIT_LIST_HEAD(&buffer->mappings);
+	INIT_LIST_HEAD(&buffer->region_node);
+	init_waitqueue_head(&buffer->gate_wait);
+	buffer->memcg = get_mem_cgroup_from_mm(current->mm);
+	buffer->region = region;
+	get_device(&region->dev);
+
+	/*
+	 * If the region dies before the buffer is on its list, p2pdma's teardown
+	 * waits for these pages, which go back as soon as enlist() refuses.
+	 */
+	backing = dmabridge_backing_alloc(region, placement, size, buffer->memcg);
+	if (IS_ERR(backing)) {
+		ret = PTR_ERR(backing);
+		goto free;
+	}
+	buffer->backing = backing;
+	ret = export_buffer(buffer);
+	if (ret)
+		goto free;
+	ret = enlist(buffer);
+	if (ret) {
+		dma_buf_put(buffer->dmabuf);
+		return ERR_PTR(ret);
+	}
+	return buffer;
+
+free:
+	buffer_free(buffer);
+	return ERR_PTR(ret);
+}
+
+/* --- references ----------------------------------------------------------------- */
+
+struct dmabridge_buffer *dmabridge_buffer_get(int fd, char *exporter)
+{
+	struct dma_buf *dmabuf = dma_buf_get(fd);
+
+	if (IS_ERR(dmabuf))
+		return ERR_CAST(dmabuf);
+	if (dmabuf->ops != &dmabridge_dma_buf_ops) {
+		if (exporter)
+			strscpy(exporter, dmabuf->exp_name, DMABRIDGE_NAME_MAX);
+		dma_buf_put(dmabuf);
+		return ERR_PTR(-EMEDIUMTYPE);
+	}
+	return dmabuf->priv;
+}
+EXPORT_SYMBOL_GPL(dmabridge_buffer_get);
+
+struct dmabridge_buffer *dmabridge_buffer_ref(struct dmabridge_buffer *buffer)
+{
+	get_dma_buf(buffer->dmabuf);
+	return buffer;
+}
+EXPORT_SYMBOL_GPL(dmabridge_buffer_ref);
+
+void dmabridge_buffer_put(struct dmabridge_buffer *buffer)
+{
+	dma_buf_put(buffer->dmabuf);
+}
+EXPORT_SYMBOL_GPL(dmabridge_buffer_put);
+
+u64 dmabridge_buffer_size(const struct dmabridge_buffer *buffer)
+{
+	return buffer->size;
+}
+EXPORT_SYMBOL_GPL(dmabridge_buffer_size);
+
+u64 dmabridge_buffer_generation(const struct dmabridge_buffer *buffer)
+{
+	return READ_ONCE(buffer->generation);
+}
+EXPORT_SYMBOL_GPL(dmabridge_buffer_generation);
+
+/* --- query ---------------------------------------------------------------------- */
+
+struct snapshot {
+	struct dmabridge_user *users;
+	struct dmabridge_chunk *chunks;
+};
+
+static void describe_user(struct dmabridge_user *to, const struct dmabridge_user_state *from)
+{
+	*to = (struct dmabridge_user){
+		.kind = from->kind,
+		.flags = from->flags,
+		.device = from->device,
+		.policy = from->policy,
+		.verdict = from->verdict,
+	};
+	strscpy(to->name, from->name, sizeof(to->name));
+	strscpy(to->driver, from->driver, sizeof(to->driver));
+}
+
+/* User memory must not be touched under dma_resv, so all is copied twice. */
+static int take_snapshot(struct dmabridge_buffer *buffer, struct dmabridge_query *query,
+			 struct snapshot *to)
+{
+	const struct dmabridge_backing *backing;
+	const struct dmabridge_user_state *user;
+	u32 i;
+	int ret;
+
+	ret = dma_resv_lock_interruptible(buffer->dmabuf->resv, NULL);
+	if (ret)
+		return ret;
+	backing = buffer->backing;
+	query->flags = backing ? 0 : DMABRIDGE_BUFFER_REVOKED;
+	query->placement = backing ? backing->placement : DMABRIDGE_PLACEMENT_NONE;
+	query->generation = buffer->generation;
+	query->moves = buffer->moves;
+	query->last_move = buffer->last_move;
+	query->nr_users = 0;
+	list_for_each_entry(user, &buffer->users, node) {
+		if (query->nr_users < query->max_users)
+			describe_user(&to->users[query->nr_users], user);
+		query->nr_users++;
+	}
+	query->nr_chunks = 0;
+	if (query->placement == DMABRIDGE_PLACEMENT_DEVICE) {
+		query->nr_chunks = backing->nr_runs;
+		for (i = 0; i < min(query->nr_chunks, query->max_chunks); i++)
+			to->chunks[i] = (struct dmabridge_chunk){
+				.offset = page_to_phys(backing->runs[i].page) -
+					  buffer->region->start,
+				.length = backing->runs[i].length,
+			};
+	}
+	dma_resv_unlock(buffer->dmabuf->resv);
+	return 0;
+}
+
+static int copy_users(const struct dmabridge_query *query, const struct snapshot *from)
+{
+	u32 i, nr = min(query->nr_users, query->max_users);
+
+	for (i = 0; i < nr; i++)
+		if (copy_struct_to_user(u64_to_user_ptr(query->users + (u64)i * query->user_size),
+					query->user_size, &from->users[i],
+					sizeof(from->users[i]), NULL))
+			return -EFAULT;
+	return 0;
+}
+
+static int copy_chunks(const struct dmabridge_query *query, const struct snapshot *from)
+{
+	u32 nr = min(query->nr_chunks, query->max_chunks);
+
+	if (copy_to_user(u64_to_user_ptr(query->chunks), from->chunks,
+			 array_size(nr, sizeof(*from->chunks))))
+		return -EFAULT;
+	return 0;
+}
+
+/* More than anyone has; bounds what one call makes the kernel allocate. */
+#define MAX_QUERY_USERS		1024
+#define MAX_QUERY_CHUNKS	SZ_1M
+
+int dmabridge_buffer_query(struct dmabridge_buffer *buffer, struct dmabridge_query *query)
+{
+	struct snapshot snapshot = {};
+	int ret = -ENOMEM;
+
+	if (!query->users != !query->max_users || !query->chunks != !query->max_chunks)
+		return -EINVAL;
+	if (query->max_users && query->user_size < offsetofend(struct dmabridge_user, verdict))
+		return -EINVAL;
+	query->max_users = min(query->max_users, MAX_QUERY_USERS);
+	query->max_chunks = min(query->max_chunks, MAX_QUERY_CHUNKS);
+	if (query->max_users)
+		snapshot.users = kvzalloc_objs(*snapshot.users, query->max_users,
+					       GFP_KERNEL_ACCOUNT);
+	if (query->max_chunks)
+		snapshot.chunks = kvzalloc_objs(*snapshot.chunks, query->max_chunks,
+						GFP_KERNEL_ACCOUNT);
+	if ((query->max_users && !snapshot.users) || (query->max_chunks && !snapshot.chunks))
+		goto free;
+
+	query->region_id = buffer->region->id;
+	query->policy = buffer->policy;
+	query->size = buffer->size;
+	strscpy_pad(query->region, buffer->region->name, sizeof(query->region));
+	ret = take_snapshot(buffer, query, &snapshot);
+	if (!ret)
+		ret = copy_users(query, &snapshot);
+	if (!ret)
+		ret = copy_chunks(query, &snapshot);
+free:
+	kvfree(snapshot.chunks);
+	kvfree(snapshot.users);
+	return ret;
+}

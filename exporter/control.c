@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * /dev/dmabridge: what anyone may do with buffers of which they hold the fd.
+ */
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/uaccess.h>
+
+#include "internal.h"
+
+int dmabridge_copy_in(void *to, size_t size, unsigned int cmd, const void __user *from)
+{
+	return copy_struct_from_user(to, size, from, _IOC_SIZE(cmd));
+}
+EXPORT_SYMBOL_GPL(dmabridge_copy_in);
+
+int dmabridge_copy_out(void __user *to, unsigned int cmd, const void *from, size_t size)
+{
+	return copy_struct_to_user(to, _IOC_SIZE(cmd), from, size, NULL);
+}
+EXPORT_SYMBOL_GPL(dmabridge_copy_out);
+
+static long info_ioctl(unsigned int cmd, void __user *user_arg)
+{
+	struct dmabridge_info arg;
+	int ret;
+
+	ret = dmabridge_copy_in(&arg, sizeof(arg), cmd, user_arg);
+	if (ret)
+		return ret;
+	if (arg.abi_version || arg.nr_regions || arg.importers)
+		return -EINVAL;
+	arg.abi_version = DMABRIDGE_ABI_VERSION;
+	arg.nr_regions = dmabridge_region_count();
+	arg.importers = dmabridge_importer_mask();
+	return dmabridge_copy_out(user_arg, cmd, &arg, sizeof(arg));
+}
+
+static long region_info_ioctl(unsigned int cmd, void __user *user_arg)
+{
+	struct dmabridge_region_info arg;
+	int ret;
+
+	ret = dmabridge_copy_in(&arg, sizeof(arg), cmd, user_arg);
+	if (ret)
+		return ret;
+	if (arg.flags)
+		return -EINVAL;
+	ret = dmabridge_region_describe(&arg);
+	if (ret)
+		return ret;
+	return dmabridge_copy_out(user_arg, cmd, &arg, sizeof(arg));
+}
+
+static long query_ioctl(unsigned int cmd, void __user *user_arg)
+{
+	struct dmabridge_buffer *buffer;
+	struct dmabridge_query arg;
+	int ret;
+
+	ret = dmabridge_copy_in(&arg, sizeof(arg), cmd, user_arg);
+	if (ret)
+		return ret;
+	if (arg.flags)
+		return -EINVAL;
+	buffer = dmabridge_buffer_get(arg.fd, NULL);
+	if (IS_ERR(buffer))
+		return PTR_ERR(buffer);
+	ret = dmabridge_buffer_query(buffer, &arg);
+	dmabridge_buffer_put(buffer);
+	if (ret)
+		return ret;
+	return dmabridge_copy_out(user_arg, cmd, &arg, sizeof(arg));
+}
+
+static bool is_placement(u32 placement)
+{
+	return placement == DMABRIDGE_PLACEMENT_DEVICE || placement == DMABRIDGE_PLACEMENT_SYSTEM;
+}
+
+static long move_ioctl(unsigned int cmd, void __user *user_arg)
+{
+	struct dmabridge_buffer *buffer;
+	struct dmabridge_move arg;
+	int ret, copied;
+
+	ret = dmabridge_copy_in(&arg, sizeof(arg), cmd, user_arg);
+	if (ret)
+		return ret;
+	if (arg.flags || arg.__reserved || !is_placement(arg.placement))
+		return -EINVAL;
+	buffer = dmabridge_buffer_get(arg.fd, NULL);
+	if (IS_ERR(buffer))
+		return PTR_ERR(buffer);
+	memset(&arg.verdict, 0, sizeof(arg.verdict));
+	ret = dmabridge_move(buffer, &arg);
+	dmabridge_buffer_put(buffer);
+	copied = dmabridge_copy_out(user_arg, cmd, &arg, sizeof(arg));
+	return copied ?: ret;
+}
+
+/*
+ * Give the caller an fd for @file, whose number is at @number in @arg, and @arg
+ * itself. Takes over the reference on @file. The fd is installed last, so that
+ * nobody can use it before all else is done.
+ */
+static int publish_fd(struct file *file, s32 *number, void *arg, size_t size, unsigned int cmd,
+		      void __user *user_arg)
+{
+	int fd, ret;
+
+	/* A caller whose structure ends before the number would leak the fd. */
+	if ((void *)(number + 1) - arg > _IOC_SIZE(cmd)) {
+		fput(file);
+		return -EINVAL;
+	}
+	fd = get_unused_fd_flags(O_CLOEXEC);
+	if (fd < 0) {
+		fput(file);
+		return fd;
+	}
+	*number = fd;
+	ret = dmabridge_copy_out(user_arg, cmd, arg, size);
+	if (ret) {
+		put_unused_fd(fd);
+		fput(file);
+		return ret;
+	}
+	fd_install(fd, file);
+	return 0;
+}
+
+static long hold_ioctl(unsigned int cmd, void __user *user_arg)
+{
+	struct dmabridge_buffer *buffer;
+	struct dmabridge_hold arg;
+	struct file *file;
+	int ret;
+
+	ret = dmabridge_copy_in(&arg, sizeof(arg), cmd, user_arg);
+	if (ret)
+		return ret;
+	if (arg.flags || !is_placement(arg.placement))
+		return -EINVAL;
+	buffer = dmabridge_buffer_get(arg.fd, NULL);
+	if (IS_ERR(buffer))
+		return PTR_ERR(buffer);
+	memset(&arg.verdict, 0, sizeof(arg.verdict));
+	arg.hold_fd = -1;
+	ret = dmabridge_hold_create(buffer, &arg, &file);
+	dmabridge_buffer_put(buffer);
+	if (ret) {
+		int copied = dmabridge_copy_out(user_arg, cmd, &arg, sizeof(arg));
+
+		return copied ?: ret;
+	}
+	return publish_fd(file, &arg.hold_fd, &arg, sizeof(arg), cmd, user_arg);
+}
+
+static long bind_ioctl(unsigned int cmd, void __user *user_arg)
+{
+	char exporter[DMABRIDGE_NAME_MAX] = "";
+	struct dmabridge_buffer *buffer;
+	struct dmabridge_bind arg;
+	struct file *file;
+	int ret;
+
+	ret = dmabridge_copy_in(&arg, sizeof(arg), cmd, user_arg);
+	if (ret)
+		return ret;
+	if (!arg.flags || arg.flags & ~(DMABRIDGE_BIND_READ | DMABRIDGE_BIND_WRITE) ||
+	    !dmabridge_combine_policies(arg.policy, arg.policy))
+		return -EINVAL;
+	memset(&arg.verdict, 0, sizeof(arg.verdict));
+	arg.verdict.distance = -1;
+	arg.binding_fd = -1;
+
+	buffer = dmabridge_buffer_get(arg.fd, exporter);
+	if (IS_ERR(buffer)) {
+		ret = PTR_ERR(buffer);
+		if (ret == -EMEDIUMTYPE) {
+			struct dmabridge_reason reason = {
+				.code = DMABRIDGE_REASON_FOREIGN_BUFFER,
+				.flags = DMABRIDGE_REASON_BLOCKS_P2P,
+			};
+
+			dmabridge_reason_name(&reason, exporter);
+			dmabridge_verdict_add(&arg.verdict, &reason);
+		}
+	} else {
+		ret = dmabridge_importer_bind(buffer, &arg, &file);
+		dmabridge_buffer_put(buffer);
+	}
+	if (ret) {
+		int copied = dmabridge_copy_out(user_arg, cmd, &arg, sizeof(arg));
+
+		return copied ?: ret;
+	}
+	return publish_fd(file, &arg.binding_fd, &arg, sizeof(arg), cmd, user_arg);
+}
+
+static long control_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	void __user *user_arg = (void __user *)arg;
+
+	if (_IOC_TYPE(cmd) != DMABRIDGE_IOC)
+		return -ENOTTY;
+	switch (_IOC_NR(cmd)) {
+	case _IOC_NR(DMABRIDGE_IOCTL_INFO):
+		return info_ioctl(cmd, user_arg);
+	case _IOC_NR(DMABRIDGE_IOCTL_REGION):
+		return region_info_ioctl(cmd, user_arg);
+	case _IOC_NR(DMABRIDGE_IOCTL_QUERY):
+		return query_ioctl(cmd, user_arg);
+	case _IOC_NR(DMABRIDGE_IOCTL_HOLD):
+		return hold_ioctl(cmd, user_arg);
+	case _IOC_NR(DMABRIDGE_IOCTL_MOVE):
+		return move_ioctl(cmd, user_arg);
+	case _IOC_NR(DMABRIDGE_IOCTL_BIND):
+		return bind_ioctl(cmd, user_arg);
+	default:
+		return -ENOTTY;
+	}
+}
+
+static const struct file_operations control_fops = {
+	.owner = THIS_MODULE,
+	.unlocked_ioctl = control_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+};
+
+static struct miscdevice control_device = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "dmabridge",
+	.fops = &control_fops,
+	.mode = 0666,
+};
+
+static int __init dmabridge_init(void)
+{
+	int ret;
+
+	ret = dmabridge_region_init();
+	if (ret)
+		return ret;
+	ret = misc_register(&control_device);
+	if (ret)
+		dmabridge_region_exit();
+	return ret;
+}
+
+static void __exit dmabridge_exit(void)
+{
+	misc_deregister(&control_device);
+	dmabridge_region_exit();
+}
+
+module_init(dmabridge_init);
+module_exit(dmabridge_exit);
+
+MODULE_DESCRIPTION("dma-buf exporter for device memory");
+MODULE_LICENSE("GPL");
+MODULE_IMPORT_NS("DMA_BUF");

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * dmabridge: what an in-kernel importer of our own, which is no dma-buf
+ * attachment, needs from the exporter. Drivers attach through dma-buf as ever
+ * and need nothing of this.
+ *
+ * An importer becomes a *user* of a buffer, which negotiates a route for it and
+ * may move the buffer; then it brackets each I/O in begin and end. Between the
+ * two the backing cannot change, be moved or be freed: a move or a revoke first
+ * waits for all I/O to end.
+ */
+#ifndef _DMABRIDGE_IMPORTER_H
+#define _DMABRIDGE_IMPORTER_H
+
+#include <linux/dma-direction.h>
+#include <linux/file.h>
+#include <linux/mm_types.h>
+#include <linux/module.h>
+
+#include "../uapi/dmabridge.h"
+
+struct dmabridge_buffer;
+struct dmabridge_user_state;
+
+/**
+ * dmabridge_buffer_get() - our buffer behind a dma-buf fd
+ * @fd: file descriptor of the current process
+ *
+ * Return: the buffer with a reference on its dma-buf, to be dropped with
+ * dmabridge_buffer_put(); -EBADF: not open; -EINVAL: no dma-buf;
+ * -EMEDIUMTYPE: a dma-buf of another exporter, whose name is then in
+ * @exporter (DMABRIDGE_NAME_MAX bytes; may be NULL).
+ */
+struct dmabridge_buffer *dmabridge_buffer_get(int fd, char *exporter);
+void dmabridge_buffer_put(struct dmabridge_buffer *buffer);
+
+u64 dmabridge_buffer_size(const struct dmabridge_buffer *buffer);
+u64 dmabridge_buffer_generation(const struct dmabridge_buffer *buffer);
+
+/**
+ * struct dmabridge_user_desc - an importer that wants to use a buffer
+ * @device: who does the DMA. A PCI function, or a device below one; NULL if there is none
+ * @name: for people, the disk's name for example
+ * @policy: enum dmabridge_policy
+ * @write: it will write to the buffer
+ * @reasons: why this importer cannot do P2P, as far as it alone knows; each is
+ *	taken as DMABRIDGE_REASON_BLOCKS_P2P
+ * @nr_reasons: number of @reasons, at most DMABRIDGE_MAX_REASONS
+ */
+struct dmabridge_user_desc {
+	struct device *device;
+	const char *name;
+	u32 policy;
+	bool write;
+	const struct dmabridge_reason *reasons;
+	u32 nr_reasons;
+};
+
+/**
+ * dmabridge_user_add() - negotiate a route, moving the buffer if that is called for
+ * @buffer: referenced by the caller for as long as the user exists
+ * @desc: copied
+ * @verdict: filled in on success and on refusal
+ *
+ * May sleep, copy memory, and wait for other importers; killable. Never call it
+ * with locks held that I/O completion needs.
+ *
+ * Return: the user; -EOPNOTSUPP: refused, see @verdict; -ENODEV: revoked;
+ * -EBUSY: the buffer cannot be moved now; -EINTR: killed; -ENOMEM.
+ */
+struct dmabridge_user_state *dmabridge_user_add(struct dmabridge_buffer *buffer,
+						const struct dmabridge_user_desc *desc,
+						struct dmabridge_verdict *verdict);
+
+/**
+ * dmabridge_user_remove() - the end of a user
+ *
+ * All its I/O has ended. May move the buffer back to its device, and so sleep.
+ */
+void dmabridge_user_remove(struct dmabridge_user_state *user);
+
+/* Contiguous run of a buffer's bytes. @page is its first page. */
+struct dmabridge_segment {
+	struct page *page;
+	unsigned int offset;	/* of the first byte in @page, < PAGE_SIZE */
+	size_t length;
+};
+
+/**
+ * dmabridge_io_begin() - hold a buffer's backing in place for one I/O
+ * @user: decides which placement will do: one that was granted P2P reaches the
+ *	device and system memory; one that was not, system memory only
+ * @dir: DMA_FROM_DEVICE: the I/O writes to the buffer; DMA_TO_DEVICE: reads it
+ * @nowait: return -EAGAIN where it would sleep: while the buffer moves, and
+ *	while fences on it are pending
+ * @route: the route that this I/O takes, enum dmabridge_route
+ *
+ * The reference costs a per-CPU counter: no lock is shared between CPUs.
+ *
+ * Return: 0; -EAGAIN: only with @nowait; -ENODEV: revoked; -EREMOTEIO: the
+ * placement is out of this user's reach; -EINTR: a fatal signal.
+ */
+int dmabridge_io_begin(struct dmabridge_user_state *user, enum dma_data_direction dir,
+		       bool nowait, u32 *route);
+
+/**
+ * dmabridge_io_end() - the DMA has ended
+ *
+ * From any context, interrupts included. Must not wait for the submitter's task
+ * to run: that task may be the one that waits for the I/O to end.
+ */
+void dmabridge_io_end(struct dmabridge_user_state *user);
+
+/**
+ * dmabridge_io_segment() - the run of contiguous bytes at @offset
+ * @user: between begin and end
+ * @offset: below the buffer's size
+ * @length: bytes wanted; the segment has that many or fewer, and one at least
+ *
+ * Logarithmic in the number of chunks.
+ */
+struct dmabridge_segment dmabridge_io_segment(struct dmabridge_user_state *user, u64 offset,
+					      size_t length);
+
+/**
+ * struct dmabridge_importer - a module that serves DMABRIDGE_IOCTL_BIND
+ * @id: DMABRIDGE_IMPORTER_*
+ * @owner: held while @bind runs
+ * @bind: makes a binding of @buffer and fills in @bind->verdict, on refusal too.
+ *	Flags, policy and reserved fields have been checked. Returns the
+ *	binding's file, whose references keep the binding alive (it takes its own
+ *	on the buffer), or an ERR_PTR.
+ */
+struct dmabridge_importer {
+	u32 id;
+	struct module *owner;
+	struct file *(*bind)(struct dmabridge_buffer *buffer, struct file *target,
+			     struct dmabridge_bind *bind);
+};
+
+/* Return: 0, or -EBUSY if the id is taken. */
+int dmabridge_importer_register(const struct dmabridge_importer *importer);
+/* Returns after the last bind call has. */
+void dmabridge_importer_unregister(const struct dmabridge_importer *importer);
+
+/*
+ * Copy a structure whose size travels in the ioctl number, by the rules of
+ * uapi/dmabridge.h. @cmd: the ioctl's number as it came. Return: 0, -EFAULT,
+ * -E2BIG: the caller knows more than we do and uses it.
+ */
+int dmabridge_copy_in(void *to, size_t size, unsigned int cmd, const void __user *from);
+int dmabridge_copy_out(void __user *to, unsigned int cmd, const void *from, size_t size);
+
+/* Take a reference on the file from the caller's dma-buf's buffer. */
+struct dmabridge_buffer *dmabridge_buffer_ref(struct dmabridge_buffer *buffer);
+
+/* Append a reason; past DMABRIDGE_MAX_REASONS it is counted, not kept. */
+void dmabridge_verdict_add(struct dmabridge_verdict *verdict, const struct dmabridge_reason *reason);
+
+#endif /* _DMABRIDGE_IMPORTER_H */

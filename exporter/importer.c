@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Modules that serve DMABRIDGE_IOCTL_BIND. They depend on this one; it knows
+ * them by number only, and asks for them when they are first needed.
+ */
+#include <linux/file.h>
+#include <linux/kmod.h>
+#include <linux/module.h>
+#include <linux/rcupdate.h>
+
+#include "internal.h"
+
+/* verdict.c is compiled in user space too, and so exports nothing itself. */
+EXPORT_SYMBOL_GPL(dmabridge_verdict_add);
+
+#define NR_IMPORTERS	8
+
+static const struct dmabridge_importer *importers[NR_IMPORTERS];	/* importers_lock */
+static DEFINE_MUTEX(importers_lock);
+
+int dmabridge_importer_register(const struct dmabridge_importer *importer)
+{
+	int ret = -EBUSY;
+
+	if (importer->id >= NR_IMPORTERS)
+		return -EINVAL;
+	mutex_lock(&importers_lock);
+	if (!importers[importer->id]) {
+		importers[importer->id] = importer;
+		ret = 0;
+	}
+	mutex_unlock(&importers_lock);
+	return ret;
+}
+EXPORT_SYMBOL_GPL(dmabridge_importer_register);
+
+/* A module is not unloaded while bind() runs: that holds a reference on it. */
+void dmabridge_importer_unregister(const struct dmabridge_importer *importer)
+{
+	mutex_lock(&importers_lock);
+	importers[importer->id] = NULL;
+	mutex_unlock(&importers_lock);
+}
+EXPORT_SYMBOL_GPL(dmabridge_importer_unregister);
+
+u64 dmabridge_importer_mask(void)
+{
+	u64 mask = 0;
+	u32 id;
+
+	mutex_lock(&importers_lock);
+	for (id = 0; id < NR_IMPORTERS; id++)
+		if (importers[id])
+			mask |= BIT_ULL(id);
+	mutex_unlock(&importers_lock);
+	return mask;
+}
+
+static const struct dmabridge_importer *importer_get(u32 id)
+{
+	const struct dmabridge_importer *importer;
+
+	mutex_lock(&importers_lock);
+	importer = importers[id];
+	if (importer && !try_module_get(importer->owner))
+		importer = NULL;
+	mutex_unlock(&importers_lock);
+	return importer;
+}
+
+int dmabridge_importer_bind(struct dmabridge_buffer *buffer, struct dmabridge_bind *bind,
+			    struct file **file)
+{
+	const struct dmabridge_importer *importer;
+	struct file *target;
+	int ret;
+
+	if (bind->importer >= NR_IMPORTERS)
+		return -EINVAL;
+	target = fget(bind->target_fd);
+	if (!target)
+		return -EBADF;
+
+	importer = importer_get(bind->importer);
+	if (!importer) {
+		request_module("dmabridge-importer-%u", bind->importer);
+		importer = importer_get(bind->importer);
+	}
+	if (!importer) {
+		struct dmabridge_reason reason = {
+			.code = DMABRIDGE_REASON_NO_IMPORTER,
+			.flags = DMABRIDGE_REASON_BLOCKS_P2P,
+			.value = bind->importer,
+		};
+
+		dmabridge_verdict_add(&bind->verdict, &reason);
+		ret = -EOPNOTSUPP;
+	} else {
+		*file = importer->bind(buffer, target, bind);
+		ret = PTR_ERR_OR_ZERO(*file);
+		module_put(importer->owner);
+	}
+	fput(target);
+	return ret;
+}

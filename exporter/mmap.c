@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * CPU mappings of a buffer, filled by faults, so that a move or a revoke can
+ * take them away and the next touch finds where the bytes are now.
+ *
+ * The pages are ordinary, counted ones (VM_MIXEDMAP): O_DIRECT of user space
+ * works on device memory, and fixed buffers and memory registrations as well on
+ * system memory.
+ */
+#include <linux/mm.h>
+
+#include "internal.h"
+
+static vm_fault_t buffer_fault(struct vm_fault *vmf)
+{
+	struct dmabridge_buffer *buffer = vmf->vma->vm_private_data;
+	u64 offset = (u64)vmf->pgoff << PAGE_SHIFT;
+	const struct dmabridge_run *run;
+	vm_fault_t ret;
+
+	/* A move may hold the lock for long; let a signal through. */
+	if (dma_resv_lock_interruptible(buffer->dmabuf->resv, NULL))
+		return VM_FAULT_NOPAGE;
+	if (!buffer->backing || offset >= buffer->size) {
+		ret = VM_FAULT_SIGBUS;
+	} else {
+		run = dmabridge_backing_find(buffer->backing, offset);
+		WRITE_ONCE(buffer->touched, true);
+		ret = vmf_insert_page_mkwrite(vmf, run->page + ((offset - run->start) >>
+								PAGE_SHIFT),
+					      vmf->flags & FAULT_FLAG_WRITE);
+	}
+	dma_resv_unlock(buffer->dmabuf->resv);
+	return ret;
+}
+
+static const struct vm_operations_struct buffer_vm_ops = {
+	.fault = buffer_fault,
+};
+
+int dmabridge_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
+{
+	struct dmabridge_buffer *buffer = dmabuf->priv;
+
+	if (!(vma->vm_flags & VM_SHARED))
+		return -EINVAL;
+	if (READ_ONCE(buffer->revoked))
+		return -ENODEV;
+	/*
+	 * The attribute is the mapping's, not the page's, and must do for both
+	 * placements: memory that may move is mapped as RAM is, and the processor's
+	 * range registers make the BAR uncached all the same (p2pdma's own mmap
+	 * relies on that too). Memory that stays on the device can be combined.
+	 */
+	if (buffer->policy == DMABRIDGE_POLICY_REQUIRE)
+		vma->vm_page_prot = pgprot_writecombine(vma->vm_page_prot);
+	vm_flags_set(vma, VM_MIXEDMAP | VM_DONTEXPAND | VM_DONTDUMP);
+	vma->vm_private_data = buffer;
+	vma->vm_ops = &buffer_vm_ops;
+	return 0;
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The PCI path between an exporter and an importer.
+ *
+ * Whether P2P works is pci_p2pdma_distance()'s decision alone. The kernel does
+ * not export by which route or why not, so the tree is walked here as well, to
+ * tell people; nothing is decided by that walk.
+ */
+#include <linux/cc_platform.h>
+#include <linux/pci-p2pdma.h>
+
+#include "internal.h"
+
+#define ACS_REDIRECT	(PCI_ACS_RR | PCI_ACS_CR | PCI_ACS_EC)
+
+struct pci_dev *dmabridge_pci_parent(struct device *dev)
+{
+	while (dev && !dev_is_pci(dev))
+		dev = dev->parent;
+	return dev ? to_pci_dev(dev) : NULL;
+}
+
+u32 dmabridge_pci_address(struct pci_dev *pdev)
+{
+	return (u32)pci_domain_nr(pdev->bus) << 16 | pci_dev_id(pdev);
+}
+
+static void add_blocker(struct dmabridge_facts *facts, u32 code, struct pci_dev *pdev, u64 value)
+{
+	struct dmabridge_reason *reason;
+
+	if (facts->nr_blockers == DMABRIDGE_MAX_BLOCKERS)
+		return;
+	reason = &facts->blockers[facts->nr_blockers++];
+	*reason = (struct dmabridge_reason){ .code = code, .value = value };
+	if (pdev) {
+		reason->flags = DMABRIDGE_REASON_HAS_DEVICE;
+		reason->device = dmabridge_pci_address(pdev);
+		dmabridge_reason_name(reason, pci_name(pdev));
+	}
+}
+
+/* ACS control bits of a bridge that send peer traffic up; 0: none, or no ACS. */
+static u16 acs_redirect(struct pci_dev *bridge)
+{
+	u16 ctrl;
+
+	if (!bridge->acs_cap ||
+	    pci_read_config_word(bridge, bridge->acs_cap + PCI_ACS_CTRL, &ctrl))
+		return 0;
+	return ctrl & ACS_REDIRECT;
+}
+
+static bool is_above(struct pci_dev *bridge, struct pci_dev *pdev)
+{
+	for (; pdev; pdev = pci_upstream_bridge(pdev))
+		if (pdev == bridge)
+			return true;
+	return false;
+}
+
+/* The lowest device that both are, or are below of; NULL: only a host bridge. */
+static struct pci_dev *common_bridge(struct pci_dev *a, struct pci_dev *b)
+{
+	for (; a; a = pci_upstream_bridge(a))
+		if (is_above(a, b))
+			return a;
+	return NULL;
+}
+
+/* Bridges from @pdev up to and with @top that redirect; each a blocker if asked. */
+static unsigned int count_redirects(struct pci_dev *pdev, struct pci_dev *top,
+				    struct dmabridge_facts *blame)
+{
+	unsigned int found = 0;
+
+	for (; pdev; pdev = pci_upstream_bridge(pdev)) {
+		u16 ctrl = acs_redirect(pdev);
+
+		if (ctrl) {
+			found++;
+			if (blame)
+				add_blocker(blame, DMABRIDGE_REASON_ACS_REDIRECT, pdev, ctrl);
+		}
+		if (pdev == top)
+			break;
+	}
+	return found;
+}
+
+/* The host bridge as p2pdma names it: by the first function on its root bus. */
+static void blame_host_bridge(struct dmabridge_facts *facts, struct pci_dev *pdev)
+{
+	struct pci_dev *root = pci_get_slot(pci_find_host_bridge(pdev->bus)->bus, PCI_DEVFN(0, 0));
+
+	if (!root)
+		return;
+	add_blocker(facts, DMABRIDGE_REASON_HOST_BRIDGE_UNLISTED, root,
+		    (u64)root->vendor << 16 | root->device);
+	pci_dev_put(root);
+}
+
+void dmabridge_path_facts(struct dmabridge_facts *facts, struct pci_dev *provider,
+			  struct device *client)
+{
+	struct pci_dev *importer = dmabridge_pci_parent(client);
+	struct pci_dev *common;
+	unsigned int known = facts->nr_blockers;
+	bool redirected;
+
+	facts->distance = -1;
+	if (cc_platform_has(CC_ATTR_MEM_ENCRYPT))
+		add_blocker(facts, DMABRIDGE_REASON_MEMORY_ENCRYPTION, NULL, 0);
+	if (!importer) {
+		add_blocker(facts, DMABRIDGE_REASON_NOT_PCI, NULL, 0);
+		return;
+	}
+
+	facts->distance = pci_p2pdma_distance(provider, client, false);
+	common = common_bridge(provider, importer);
+	if (facts->distance >= 0) {
+		redirected = common && (count_redirects(provider, common, NULL) ||
+					count_redirects(importer, common, NULL));
+		facts->path_route = common && !redirected ? DMABRIDGE_ROUTE_P2P_BUS :
+							    DMABRIDGE_ROUTE_P2P_HOST_BRIDGE;
+		return;
+	}
+
+	if (common) {
+		count_redirects(provider, common, facts);
+		if (importer != common && provider != common)
+			count_redirects(importer, common, facts);
+	}
+	blame_host_bridge(facts, provider);
+	if (pci_find_host_bridge(provider->bus) != pci_find_host_bridge(importer->bus))
+		blame_host_bridge(facts, importer);
+	if (facts->nr_blockers == known)
+		add_blocker(facts, DMABRIDGE_REASON_NO_PATH, NULL, (u64)(s64)facts->distance);
+}

@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * dmabridge: the kernel/user ABI, and nothing else.
+ *
+ * Three kinds of file speak it:
+ *
+ *   /dev/dmabridge         anyone: look at regions, and query, hold, move and
+ *                          bind buffers of which the caller holds the fd
+ *   /dev/dmabridge-REGION  group render: allocate buffers in that region by
+ *                          ioctl, or one anonymous buffer by mmap()
+ *   a binding              an fd made by DMABRIDGE_IOCTL_BIND; io_uring commands
+ *                          on it move bytes between a buffer and a file
+ *
+ * Rules for every structure here:
+ *   - it may grow at its end. The size travels in the ioctl number: the kernel
+ *     takes a shorter one as zero-extended, and a longer one only if the bytes
+ *     that it does not know are zero (-E2BIG otherwise);
+ *   - unknown flags and non-zero reserved fields are -EINVAL;
+ *   - an fd that comes back is O_CLOEXEC and installed last: on any error there
+ *     is none;
+ *   - enumerations are append-only and travel as __u32;
+ *   - sizes and offsets are in bytes;
+ *   - no physical address goes in or out. Offsets in a region are relative to it.
+ */
+#ifndef _UAPI_DMABRIDGE_H
+#define _UAPI_DMABRIDGE_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define DMABRIDGE_ABI_VERSION	1
+
+#define DMABRIDGE_NAME_MAX	64	/* with the closing NUL */
+
+/* Memory that a driver can export from. */
+enum dmabridge_region_kind {
+	DMABRIDGE_REGION_BAR	= 1,	/* device memory behind a PCI BAR */
+	DMABRIDGE_REGION_STOLEN	= 2,	/* system RAM reserved for a device */
+	DMABRIDGE_REGION_SYSTEM	= 3,	/* ordinary system RAM */
+};
+
+/* Where the bytes of a buffer are now. Buffer-wide, never per importer. */
+enum dmabridge_placement {
+	DMABRIDGE_PLACEMENT_NONE	= 0,	/* revoked: nowhere */
+	DMABRIDGE_PLACEMENT_DEVICE	= 1,
+	DMABRIDGE_PLACEMENT_SYSTEM	= 2,
+};
+
+/*
+ * What a buffer or an importer asks for. Those of a buffer and an importer
+ * combine: the stricter wins; REQUIRE with FORBID is refused as a conflict.
+ * 0 is not a policy.
+ */
+enum dmabridge_policy {
+	DMABRIDGE_POLICY_REQUIRE	= 1,	/* P2P, or refuse */
+	DMABRIDGE_POLICY_PREFER		= 2,	/* P2P, else redirect, else bounce */
+	DMABRIDGE_POLICY_FORBID		= 3,	/* never P2P */
+};
+
+/* How one importer reaches the bytes. Also the index of the I/O counters. */
+enum dmabridge_route {
+	DMABRIDGE_ROUTE_NONE		= 0,	/* it does not: refused */
+	DMABRIDGE_ROUTE_P2P_BUS		= 1,	/* inside a PCIe switch or root port */
+	DMABRIDGE_ROUTE_P2P_HOST_BRIDGE	= 2,	/* through the host bridge */
+	DMABRIDGE_ROUTE_STOLEN		= 3,	/* the RAM behind the BAR */
+	DMABRIDGE_ROUTE_SYSTEM		= 4,	/* system memory */
+	DMABRIDGE_ROUTE_BOUNCE		= 5,	/* system memory and a copy by the CPU */
+	DMABRIDGE_ROUTE_UNPROVED	= 6,	/* counters only: bytes arrived, nobody can vouch how */
+};
+#define DMABRIDGE_NR_ROUTES	16		/* slots in counter arrays */
+
+/*
+ * Why a verdict is what it is. "device" names the PCI function in
+ * dmabridge_reason.device; "value" is dmabridge_reason.value.
+ */
+enum dmabridge_reason_code {
+	DMABRIDGE_REASON_NONE			= 0,
+
+	/* the buffer */
+	DMABRIDGE_REASON_REVOKED		= 1,	/* its device is gone; device: that one */
+	DMABRIDGE_REASON_POLICY_FORBID		= 2,
+	DMABRIDGE_REASON_POLICY_CONFLICT	= 3,	/* value: buffer's policy << 32 | importer's */
+	DMABRIDGE_REASON_DEMOTED		= 4,	/* in system memory for another importer; device, name: that one */
+	DMABRIDGE_REASON_HELD			= 5,	/* another user keeps the placement; value: placement; device, name: that one */
+	DMABRIDGE_REASON_PINNED_BY_USER		= 6,	/* pages pinned through a mapping; value: how many */
+	DMABRIDGE_REASON_PINNED_BY_IMPORTER	= 7,	/* dma_buf_pin(); value: how many pins */
+	DMABRIDGE_REASON_MOVE_LIMIT		= 8,	/* a copy by the CPU would take too long; value: the region's limit */
+	DMABRIDGE_REASON_NO_SYSTEM_MEMORY	= 9,	/* value: bytes asked for */
+	DMABRIDGE_REASON_NO_DEVICE_MEMORY	= 10,	/* value: bytes asked for */
+	DMABRIDGE_REASON_MOVED			= 11,	/* in system memory since it was moved there on request */
+	DMABRIDGE_REASON_INTERRUPTED		= 12,	/* a signal ended the move */
+	DMABRIDGE_REASON_NO_PAGES		= 13,	/* the region has no struct pages: no block I/O */
+
+	/* the importer */
+	DMABRIDGE_REASON_STATIC_IMPORTER	= 20,	/* dma_buf_attach(): cannot follow a move */
+	DMABRIDGE_REASON_NOT_PEER2PEER		= 21,	/* dynamic, but allow_peer2peer not set */
+	DMABRIDGE_REASON_NOT_REVOCABLE		= 22,	/* no invalidate_mappings: could not be stopped */
+	DMABRIDGE_REASON_NOT_PCI		= 23,	/* no PCI function behind the importer */
+	DMABRIDGE_REASON_EXPORTER_VETO		= 24,	/* the exporting driver refuses it; value: driver's own */
+
+	/* the path */
+	DMABRIDGE_REASON_ACS_REDIRECT		= 40,	/* a bridge sends P2P up; device: bridge, value: ACS control bits */
+	DMABRIDGE_REASON_HOST_BRIDGE_UNLISTED	= 41,	/* device: host bridge's first function, value: vendor << 16 | device id */
+	DMABRIDGE_REASON_NO_PATH		= 42,	/* the kernel says no; value: pci_p2pdma_distance() */
+	DMABRIDGE_REASON_MEMORY_ENCRYPTION	= 43,	/* SEV, TDX */
+
+	/* block devices and files */
+	DMABRIDGE_REASON_QUEUE_NO_P2P		= 60,	/* the driver's queue lacks the PCI P2PDMA feature; name: the disk */
+	DMABRIDGE_REASON_STACKED_DEVICE		= 61,	/* md, dm, loop, multipath: no single function behind it; name: the disk */
+	DMABRIDGE_REASON_STABLE_WRITES		= 62,	/* data is checksummed by the CPU; name: the disk */
+	DMABRIDGE_REASON_FILESYSTEM_UNLISTED	= 63,	/* value: its magic number; name: its type */
+	DMABRIDGE_REASON_FILE_NO_DIRECT_IO	= 64,	/* journalled or inline data, or no O_DIRECT at all */
+	DMABRIDGE_REASON_FILE_ENCRYPTED		= 65,
+	DMABRIDGE_REASON_FILE_VERITY		= 66,
+	DMABRIDGE_REASON_FILE_REALTIME		= 67,	/* data is on another device than the file system's */
+	DMABRIDGE_REASON_TARGET_NOT_BLOCK	= 68,	/* neither block device nor file on one */
+	DMABRIDGE_REASON_TARGET_READ_ONLY	= 69,
+	DMABRIDGE_REASON_TARGET_NOT_READABLE	= 70,	/* fd not opened for that access; value: DMABRIDGE_BIND_* missing */
+	DMABRIDGE_REASON_TARGET_BUSY		= 71,	/* mounted, or claimed by somebody else */
+	DMABRIDGE_REASON_FOREIGN_BUFFER		= 72,	/* a dma-buf of another exporter; name: that exporter */
+	DMABRIDGE_REASON_NO_IMPORTER		= 73,	/* dmabridge_block is not loaded */
+};
+
+/*
+ * One reason with its evidence. device is domain << 16 | bus << 8 | devfn, and
+ * holds something only if DMABRIDGE_REASON_HAS_DEVICE is set.
+ */
+struct dmabridge_reason {
+	__u32 code;
+	__u32 flags;
+	__u32 device;
+	__u32 __reserved;
+	__u64 value;
+	char name[DMABRIDGE_NAME_MAX];
+};
+#define DMABRIDGE_REASON_HAS_DEVICE	(1U << 0)
+/* It is why P2P was not taken. */
+#define DMABRIDGE_REASON_BLOCKS_P2P	(1U << 1)
+/* It is why the buffer could not be moved to serve the importer. */
+#define DMABRIDGE_REASON_BLOCKS_MOVE	(1U << 2)
+
+#define DMABRIDGE_MAX_REASONS	8
+
+/*
+ * The kernel's word on one (buffer, importer) pair. A route other than P2P or
+ * STOLEN always has a reason. nr_reasons may exceed DMABRIDGE_MAX_REASONS:
+ * then the rest did not fit.
+ */
+struct dmabridge_verdict {
+	__u32 route;			/* enum dmabridge_route */
+	__u32 policy;			/* combined; 0 if they conflict */
+	__s32 distance;			/* pci_p2pdma_distance(); -1: unreachable or not asked */
+	__u32 nr_reasons;
+	struct dmabridge_reason reasons[DMABRIDGE_MAX_REASONS];
+};
+
+/* --- /dev/dmabridge ------------------------------------------------------ */
+
+struct dmabridge_info {
+	__u32 abi_version;		/* out */
+	__u32 nr_regions;		/* out */
+	__u64 importers;		/* out: bit n: importer n is there */
+};
+#define DMABRIDGE_IMPORTER_BLOCK	0
+
+/*
+ * Regions, one at a time: in: the smallest id wanted; out: the first region
+ * with that id or a higher one. -ENOENT: no more. Ids are never used twice.
+ */
+struct dmabridge_region_info {
+	__u32 id;			/* in, out */
+	__u32 kind;			/* out: enum dmabridge_region_kind */
+	__u32 flags;			/* in: 0; out: DMABRIDGE_REGION_* */
+	__u32 device;			/* out: as in dmabridge_reason */
+	__u32 bar;			/* out: its BAR number */
+	__u32 nr_buffers;		/* out */
+	__u64 size;			/* out */
+	__u64 available;		/* out: not handed out */
+	__u64 limit;			/* out: most that may be handed out */
+	__u64 move_limit;		/* out: most that an attach copies by CPU */
+	char name[DMABRIDGE_NAME_MAX];	/* out: the node is /dev/dmabridge-NAME */
+	char driver[DMABRIDGE_NAME_MAX];	/* out */
+};
+#define DMABRIDGE_REGION_HAS_PAGES	(1U << 0)	/* block I/O can be P2P */
+#define DMABRIDGE_REGION_TAKES_UNREVOCABLE (1U << 1)	/* gives P2P to importers it cannot stop */
+
+enum dmabridge_user_kind {
+	DMABRIDGE_USER_STATIC	= 1,	/* dma_buf_attach() */
+	DMABRIDGE_USER_DYNAMIC	= 2,	/* dma_buf_dynamic_attach() */
+	DMABRIDGE_USER_BINDING	= 3,	/* block importer */
+	DMABRIDGE_USER_HOLD	= 4,	/* placement hold */
+};
+
+/* Somebody who uses a buffer: an attachment, a binding, a hold. */
+struct dmabridge_user {
+	__u32 kind;			/* enum dmabridge_user_kind */
+	__u32 flags;			/* DMABRIDGE_USER_* */
+	__u32 device;			/* as in dmabridge_reason */
+	__u32 policy;			/* enum dmabridge_policy */
+	char name[DMABRIDGE_NAME_MAX];	/* the device's, the disk's or the process's */
+	char driver[DMABRIDGE_NAME_MAX];
+	struct dmabridge_verdict verdict;	/* what it was told when it came */
+};
+#define DMABRIDGE_USER_HAS_DEVICE	(1U << 0)
+#define DMABRIDGE_USER_NEEDS_SYSTEM	(1U << 1)	/* keeps the buffer in system memory */
+#define DMABRIDGE_USER_NEEDS_DEVICE	(1U << 2)	/* keeps the buffer on the device */
+#define DMABRIDGE_USER_P2P		(1U << 3)	/* P2P granted */
+#define DMABRIDGE_USER_PEER2PEER	(1U << 4)	/* asked for P2P */
+#define DMABRIDGE_USER_REVOCABLE	(1U << 5)
+#define DMABRIDGE_USER_PINNED		(1U << 6)
+
+/* A run of the buffer's bytes on its device: offset is in the region. */
+struct dmabridge_chunk {
+	__u64 offset;
+	__u64 length;
+};
+
+/*
+ * All about a buffer. users and chunks point to arrays of the caller's with
+ * room for max_users and max_chunks; nr_users and nr_chunks say how many there
+ * are, which may be more. user_size: sizeof(struct dmabridge_user) as the
+ * caller knows it. A buffer in system memory has no chunks.
+ */
+struct dmabridge_query {
+	__s32 fd;			/* in: the dma-buf */
+	__u32 flags;			/* in: 0; out: DMABRIDGE_BUFFER_* */
+	__u64 users;			/* in: pointer, or 0 */
+	__u32 max_users;		/* in */
+	__u32 user_size;		/* in */
+	__u64 chunks;			/* in: pointer, or 0 */
+	__u32 max_chunks;		/* in */
+	__u32 nr_chunks;		/* out */
+	__u32 nr_users;			/* out */
+	__u32 region_id;		/* out */
+	__u32 placement;		/* out: enum dmabridge_placement */
+	__u32 policy;			/* out: enum dmabridge_policy */
+	__u64 size;			/* out */
+	__u64 generation;		/* out: changes with every move and revoke */
+	__u64 moves;			/* out */
+	char region[DMABRIDGE_NAME_MAX];	/* out */
+	struct dmabridge_reason last_move;	/* out: why it moved last; code 0: never */
+};
+#define DMABRIDGE_BUFFER_REVOKED	(1U << 0)
+
+/*
+ * Keep a buffer in one placement for as long as hold_fd is open, and move it
+ * there first. verdict says why when that is refused.
+ */
+struct dmabridge_hold {
+	__s32 fd;			/* in: the dma-buf */
+	__u32 placement;		/* in: DEVICE or SYSTEM */
+	__u32 flags;			/* in: 0 */
+	__s32 hold_fd;			/* out */
+	struct dmabridge_verdict verdict;	/* out, also on error */
+};
+
+/* Move a buffer once, without keeping it there. */
+struct dmabridge_move {
+	__s32 fd;			/* in: the dma-buf */
+	__u32 placement;		/* in: DEVICE or SYSTEM */
+	__u32 flags;			/* in: 0 */
+	__u32 __reserved;		/* in: 0 */
+	struct dmabridge_verdict verdict;	/* out, also on error */
+};
+
+/*
+ * Join a buffer and a target: an open file or block device. Reads and writes
+ * need the target fd opened for them. WRITE to a block device claims the device
+ * exclusively for as long as the binding lives: it must not be mounted or be
+ * opened O_EXCL, by the caller either.
+ */
+struct dmabridge_bind {
+	__s32 fd;			/* in: the dma-buf */
+	__s32 target_fd;		/* in */
+	__u32 importer;			/* in: DMABRIDGE_IMPORTER_* */
+	__u32 policy;			/* in: enum dmabridge_policy */
+	__u32 flags;			/* in: DMABRIDGE_BIND_*, one at least */
+	__s32 binding_fd;		/* out */
+	struct dmabridge_verdict verdict;	/* out, also on error */
+};
+#define DMABRIDGE_BIND_READ	(1U << 0)	/* target to buffer */
+#define DMABRIDGE_BIND_WRITE	(1U << 1)	/* buffer to target */
+
+#define DMABRIDGE_IOC	0xDB
+
+#define DMABRIDGE_IOCTL_INFO	_IOWR(DMABRIDGE_IOC, 0x00, struct dmabridge_info)
+#define DMABRIDGE_IOCTL_REGION	_IOWR(DMABRIDGE_IOC, 0x01, struct dmabridge_region_info)
+#define DMABRIDGE_IOCTL_QUERY	_IOWR(DMABRIDGE_IOC, 0x02, struct dmabridge_query)
+#define DMABRIDGE_IOCTL_HOLD	_IOWR(DMABRIDGE_IOC, 0x03, struct dmabridge_hold)
+#define DMABRIDGE_IOCTL_MOVE	_IOWR(DMABRIDGE_IOC, 0x04, struct dmabridge_move)
+#define DMABRIDGE_IOCTL_BIND	_IOWR(DMABRIDGE_IOC, 0x05, struct dmabridge_bind)
+
+/* --- /dev/dmabridge-REGION ----------------------------------------------- */
+
+/*
+ * A new buffer, cleared, as a dma-buf fd. size is rounded up to whole pages.
+ * mmap() of the node (MAP_SHARED, offset 0) makes one of the mapping's size,
+ * policy PREFER, that lives as long as the mapping.
+ */
+struct dmabridge_alloc {
+	__u64 size;			/* in, out: rounded up */
+	__u32 policy;			/* in: enum dmabridge_policy */
+	__u32 flags;			/* in: 0 */
+	__s32 fd;			/* out */
+	__u32 __reserved;		/* in: 0 */
+};
+
+#define DMABRIDGE_IOCTL_ALLOC	_IOWR(DMABRIDGE_IOC, 0x40, struct dmabridge_alloc)
+
+/* --- a binding ------------------------------------------------------------ */
+
+struct dmabridge_io_counter {
+	__u64 commands;
+	__u64 bytes;
+};
+
+struct dmabridge_binding_info {
+	__u32 flags;			/* in: 0; out: DMABRIDGE_BIND_* */
+	__u32 offset_align;		/* out: of file offset and length */
+	__u32 memory_align;		/* out: of buffer offset */
+	__u32 max_length;		/* out: of one command */
+	__u64 buffer_size;		/* out */
+	__u64 errors;			/* out: commands that failed */
+	__u64 reissued;			/* out: commands issued again after -EAGAIN */
+	__u64 generation;		/* out: the buffer's */
+	struct dmabridge_io_counter routes[DMABRIDGE_NR_ROUTES];	/* out: by enum dmabridge_route */
+	struct dmabridge_verdict verdict;	/* out: as at bind */
+};
+
+#define DMABRIDGE_IOCTL_BINDING	_IOWR(DMABRIDGE_IOC, 0x80, struct dmabridge_binding_info)
+
+/*
+ * IORING_OP_URING_CMD on a binding, in a plain 64-byte SQE:
+ *
+ *   sqe.cmd_op	DMABRIDGE_URING_READ or DMABRIDGE_URING_WRITE
+ *   sqe.addr	offset in the buffer
+ *   sqe.len	length, at most max_length
+ *   sqe.cmd	struct dmabridge_uring_cmd
+ *
+ * The CQE's res is the number of bytes, short at the end of the file, or
+ * -errno. The CQE is the completion: the binding publishes no fence. Fences
+ * already on the buffer are waited for.
+ *
+ *   -EINVAL	unknown flags, reserved field set, misaligned
+ *   -ERANGE	the range leaves the buffer
+ *   -EBADF	the binding was not made for this direction
+ *   -ENODEV	the buffer is revoked
+ *   -EREMOTEIO	the buffer's placement can no longer be reached by this target
+ */
+struct dmabridge_uring_cmd {
+	__u64 file_offset;
+	__u32 flags;			/* 0 */
+	__u32 __reserved;		/* 0 */
+};
+
+#define DMABRIDGE_URING_READ	_IOR(DMABRIDGE_IOC, 0xC0, struct dmabridge_uring_cmd)
+#define DMABRIDGE_URING_WRITE	_IOW(DMABRIDGE_IOC, 0xC1, struct dmabridge_uring_cmd)
+
+#endif /* _UAPI_DMABRIDGE_H */
