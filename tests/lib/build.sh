@@ -1,0 +1,41 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: MIT
+#
+# Builds the project inside the tree. Sourced after tree.sh. What a build leaves, under BUILD in the cache:
+#   meson/             user space, and the tests
+#   modules/KERNEL/    kernel modules (tests/lib/build-modules.sh)
+#   install/           the installed project; its prefix is /opt/dmabridge
+
+# set_build: the folder depends on the checkout and the tree, so that several of each can live side by side.
+set_build() { BUILD=$CACHE/build/$(printf %s "$CHECKOUT" | sha256sum | cut -c1-8)-$TREE_KEY; }
+
+list_kernels() {
+    local dir
+    for dir in "$TREE"/lib/modules/*/; do
+        dir=${dir%/}
+        [[ ! -e $TREE/boot/vmlinuz-${dir##*/} ]] || echo "${dir##*/}"
+    done | sort -V
+}
+
+# select_kernel [VERSION]: sets KERNEL to the one asked for, or to the newest.
+select_kernel() {
+    local kernels
+    kernels=$(list_kernels)
+    KERNEL=${1:-$(tail -n 1 <<<"$kernels")}
+    grep -qxF -- "$KERNEL" <<<"$kernels" || die "no kernel '$KERNEL' in the tree" "choose one of: $(paste -sd' ' <<<"$kernels")"
+}
+
+# need_build [--no-modules]: brings user space, and the modules for KERNEL, up to date.
+need_build() {
+    local log=$BUILD/build.log
+    [[ -e $CHECKOUT/meson.build ]] || die "$CHECKOUT/meson.build is missing" "use a complete checkout"
+    lock "build-${BUILD##*/}"
+    mkdir -p "$BUILD"
+    if ! step "building" "$log" build_phase enter_tree -- "$LIB/build-in-tree.sh" "$CHECKOUT" "$BUILD" "$KERNEL" "$@"; then
+        # The first errors, or else whatever came last.
+        { grep -E ': (fatal )?error: |ERROR: |: warning: ' "$log" || tail -n 15 "$log"; } | head -n 15 | cut -c1-300 | sed 's/^/    /' >&2
+        die "the build failed; the whole log is $log" "mend the source, then run this again"
+    fi
+    unlock
+}
+build_phase() { tail -n 1 | cut -c1-70; }
