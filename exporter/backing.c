@@ -32,7 +32,7 @@ static int add_run(struct dmabridge_backing *backing, struct page *page, u64 len
 	/* Grows by powers of two: that many runs fit when nr is one. */
 	if (!nr || is_power_of_2(nr)) {
 		runs = kvrealloc(backing->runs, array_size(nr ? nr * 2 : 1, sizeof(*runs)),
-				 GFP_KERNEL);
+				 GFP_KERNEL_ACCOUNT);
 		if (!runs)
 			return -ENOMEM;
 		backing->runs = runs;
@@ -83,8 +83,17 @@ static int clear_device(void *addr, u64 length)
 	return 0;
 }
 
+/* Whether the pool gave what is the region's: its driver may have filled in more. */
+static bool is_in_region(const struct dmabridge_region *region, void *addr, u64 length)
+{
+	phys_addr_t start = page_to_phys(virt_to_page(addr));
+
+	return start >= region->start && start + length <= region->start + region->size;
+}
+
 static int alloc_device(struct dmabridge_backing *backing, u64 size)
 {
+	struct pci_dev *pdev = backing->region->pdev;
 	u64 left = size, step = size;
 	int ret;
 
@@ -92,13 +101,19 @@ static int alloc_device(struct dmabridge_backing *backing, u64 size)
 		void *addr;
 
 		step = min(step, left);
-		addr = pci_alloc_p2pmem(backing->region->pdev, step);
+		addr = pci_alloc_p2pmem(pdev, step);
 		if (!addr) {
 			/* Fragmented: several smaller runs will do. */
 			if (step == PAGE_SIZE)
 				return -ENOSPC;
 			step = PAGE_ALIGN(step / 2);
 			continue;
+		}
+		if (!is_in_region(backing->region, addr, step)) {
+			dev_warn_once(&pdev->dev, "P2P memory outside the region %s\n",
+				      backing->region->name);
+			pci_free_p2pmem(pdev, addr, step);
+			return -ENOSPC;
 		}
 		own_p2p_pages(virt_to_page(addr), step);
 		ret = add_run(backing, virt_to_page(addr), step);
@@ -152,7 +167,6 @@ static int alloc_system(struct dmabridge_backing *backing, u64 size)
 static void backing_release(struct kref *ref)
 {
 	struct dmabridge_backing *backing = container_of(ref, struct dmabridge_backing, ref);
-	struct completion *released = backing->released;
 	u32 i;
 
 	for (i = 0; i < backing->nr_runs; i++)
@@ -162,8 +176,6 @@ static void backing_release(struct kref *ref)
 	kvfree(backing->runs);
 	put_device(&backing->region->dev);
 	kfree(backing);
-	if (released)
-		complete(released);
 }
 
 void dmabridge_backing_put(struct dmabridge_backing *backing)
@@ -270,5 +282,9 @@ int dmabridge_backing_copy(const struct dmabridge_backing *to,
 	}
 	/* Posted writes to the device are ordered before whatever follows. */
 	wmb();
+	/* A device that was pulled out reads as ones, without an error. */
+	if (from->placement == DMABRIDGE_PLACEMENT_DEVICE &&
+	    !pci_device_is_present(from->region->pdev))
+		return -ENODEV;
 	return 0;
 }

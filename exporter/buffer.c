@@ -92,9 +92,9 @@ static int buffer_pin(struct dma_buf_attachment *attach)
 	struct dmabridge_buffer *buffer = user->buffer;
 
 	dma_resv_assert_held(buffer->dmabuf->resv);
-	if (!buffer->backing)
+	if (buffer->placement == DMABRIDGE_PLACEMENT_NONE)
 		return -ENODEV;
-	if (buffer->backing->placement == DMABRIDGE_PLACEMENT_DEVICE && !user->reaches_device)
+	if (buffer->placement == DMABRIDGE_PLACEMENT_DEVICE && !user->reaches_device)
 		return -EAGAIN;
 	user->nr_pins++;
 	user->flags |= DMABRIDGE_USER_PINNED;
@@ -112,15 +112,23 @@ static void buffer_unpin(struct dma_buf_attachment *attach)
 
 /* --- release ------------------------------------------------------------------ */
 
+static void buffer_free_rcu(struct rcu_head *rcu)
+{
+	struct dmabridge_buffer *buffer = container_of(rcu, struct dmabridge_buffer, rcu);
+
+	percpu_ref_exit(&buffer->gate);
+	kfree(buffer);
+}
+
 static void buffer_free(struct dmabridge_buffer *buffer)
 {
 	if (buffer->backing)
 		dmabridge_backing_put(buffer->backing);
-	percpu_ref_exit(&buffer->gate);
 	mem_cgroup_put(buffer->memcg);
 	mutex_destroy(&buffer->place_lock);
 	put_device(&buffer->region->dev);
-	kfree(buffer);
+	/* Whoever drained the gate may have been seen doing so before it was done. */
+	call_rcu(&buffer->rcu, buffer_free_rcu);
 }
 
 static void buffer_release(struct dma_buf *dmabuf)
@@ -166,22 +174,8 @@ static int export_buffer(struct dmabridge_buffer *buffer)
 	return 0;
 }
 
-/* On the region's list, from which revocation starts, unless it is too late. */
-static int enlist(struct dmabridge_buffer *buffer)
-{
-	struct dmabridge_region *region = buffer->region;
-	int ret = 0;
-
-	mutex_lock(&region->lock);
-	if (region->dead)
-		ret = -ENODEV;
-	else
-		list_add_tail(&buffer->region_node, &region->buffers);
-	mutex_unlock(&region->lock);
-	return ret;
-}
-
-struct dmabridge_buffer *dmabridge_buffer_create(struct dmabridge_region *region, u64 size,
+/* Under region->entry: the region stays alive until the buffer is on its list. */
+static struct dmabridge_buffer *create(struct dmabridge_region *region, u64 size,
 						 u32 policy)
 {
 	u32 placement = policy == DMABRIDGE_POLICY_FORBID ? DMABRIDGE_PLACEMENT_SYSTEM :
@@ -190,8 +184,6 @@ struct dmabridge_buffer *dmabridge_buffer_create(struct dmabridge_region *region
 	struct dmabridge_buffer *buffer;
 	int ret;
 
-	if (READ_ONCE(region->dead))
-		return ERR_PTR(-ENODEV);
 	buffer = kzalloc_obj(*buffer, GFP_KERNEL_ACCOUNT);
 	if (!buffer)
 		return ERR_PTR(-ENOMEM);
@@ -209,33 +201,41 @@ struct dmabridge_buffer *dmabridge_buffer_create(struct dmabridge_region *region
 	INIT_LIST_HEAD(&buffer->mappings);
 	INIT_LIST_HEAD(&buffer->region_node);
 	init_waitqueue_head(&buffer->gate_wait);
+	init_waitqueue_head(&buffer->unmap_wait);
 	buffer->memcg = get_mem_cgroup_from_mm(current->mm);
 	buffer->region = region;
 	get_device(&region->dev);
 
-	/*
-	 * If the region dies before the buffer is on its list, p2pdma's teardown
-	 * waits for these pages, which go back as soon as enlist() refuses.
-	 */
 	backing = dmabridge_backing_alloc(region, placement, size, buffer->memcg);
 	if (IS_ERR(backing)) {
 		ret = PTR_ERR(backing);
 		goto free;
 	}
 	buffer->backing = backing;
+	buffer->placement = placement;
 	ret = export_buffer(buffer);
 	if (ret)
 		goto free;
-	ret = enlist(buffer);
-	if (ret) {
-		dma_buf_put(buffer->dmabuf);
-		return ERR_PTR(ret);
-	}
+	mutex_lock(&region->lock);
+	list_add_tail(&buffer->region_node, &region->buffers);
+	mutex_unlock(&region->lock);
 	return buffer;
 
 free:
 	buffer_free(buffer);
 	return ERR_PTR(ret);
+}
+
+struct dmabridge_buffer *dmabridge_buffer_create(struct dmabridge_region *region, u64 size,
+						 u32 policy)
+{
+	struct dmabridge_buffer *buffer;
+
+	if (down_read_killable(&region->entry))
+		return ERR_PTR(-EINTR);
+	buffer = region->dead ? ERR_PTR(-ENODEV) : create(region, size, policy);
+	up_read(&region->entry);
+	return buffer;
 }
 
 /* --- references ----------------------------------------------------------------- */
@@ -288,19 +288,6 @@ struct snapshot {
 	struct dmabridge_chunk *chunks;
 };
 
-static void describe_user(struct dmabridge_user *to, const struct dmabridge_user_state *from)
-{
-	*to = (struct dmabridge_user){
-		.kind = from->kind,
-		.flags = from->flags,
-		.device = from->device,
-		.policy = from->policy,
-		.verdict = from->verdict,
-	};
-	strscpy(to->name, from->name, sizeof(to->name));
-	strscpy(to->driver, from->driver, sizeof(to->driver));
-}
-
 /* User memory must not be touched under dma_resv, so all is copied twice. */
 static int take_snapshot(struct dmabridge_buffer *buffer, struct dmabridge_query *query,
 			 struct snapshot *to)
@@ -314,15 +301,16 @@ static int take_snapshot(struct dmabridge_buffer *buffer, struct dmabridge_query
 	if (ret)
 		return ret;
 	backing = buffer->backing;
-	query->flags = backing ? 0 : DMABRIDGE_BUFFER_REVOKED;
-	query->placement = backing ? backing->placement : DMABRIDGE_PLACEMENT_NONE;
+	query->placement = buffer->placement;
+	query->flags = query->placement == DMABRIDGE_PLACEMENT_NONE ? DMABRIDGE_BUFFER_REVOKED : 0;
 	query->generation = buffer->generation;
 	query->moves = buffer->moves;
 	query->last_move = buffer->last_move;
+	query->last_refused = buffer->last_refused;
 	query->nr_users = 0;
 	list_for_each_entry(user, &buffer->users, node) {
 		if (query->nr_users < query->max_users)
-			describe_user(&to->users[query->nr_users], user);
+			dmabridge_user_describe(&to->users[query->nr_users], user);
 		query->nr_users++;
 	}
 	query->nr_chunks = 0;
@@ -372,7 +360,8 @@ int dmabridge_buffer_query(struct dmabridge_buffer *buffer, struct dmabridge_que
 
 	if (!query->users != !query->max_users || !query->chunks != !query->max_chunks)
 		return -EINVAL;
-	if (query->max_users && query->user_size < offsetofend(struct dmabridge_user, verdict))
+	if (query->max_users && (query->user_size < offsetofend(struct dmabridge_user, verdict) ||
+				 query->user_size > PAGE_SIZE))
 		return -EINVAL;
 	query->max_users = min(query->max_users, MAX_QUERY_USERS);
 	query->max_chunks = min(query->max_chunks, MAX_QUERY_CHUNKS);

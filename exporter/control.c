@@ -80,6 +80,11 @@ static bool is_placement(u32 placement)
 	return placement == DMABRIDGE_PLACEMENT_DEVICE || placement == DMABRIDGE_PLACEMENT_SYSTEM;
 }
 
+static void clear_verdict(struct dmabridge_verdict *verdict)
+{
+	*verdict = (struct dmabridge_verdict){ .distance = -1 };
+}
+
 static long move_ioctl(unsigned int cmd, void __user *user_arg)
 {
 	struct dmabridge_buffer *buffer;
@@ -94,7 +99,7 @@ static long move_ioctl(unsigned int cmd, void __user *user_arg)
 	buffer = dmabridge_buffer_get(arg.fd, NULL);
 	if (IS_ERR(buffer))
 		return PTR_ERR(buffer);
-	memset(&arg.verdict, 0, sizeof(arg.verdict));
+	clear_verdict(&arg.verdict);
 	ret = dmabridge_move(buffer, &arg);
 	dmabridge_buffer_put(buffer);
 	copied = dmabridge_copy_out(user_arg, cmd, &arg, sizeof(arg));
@@ -147,7 +152,7 @@ static long hold_ioctl(unsigned int cmd, void __user *user_arg)
 	buffer = dmabridge_buffer_get(arg.fd, NULL);
 	if (IS_ERR(buffer))
 		return PTR_ERR(buffer);
-	memset(&arg.verdict, 0, sizeof(arg.verdict));
+	clear_verdict(&arg.verdict);
 	arg.hold_fd = -1;
 	ret = dmabridge_hold_create(buffer, &arg, &file);
 	dmabridge_buffer_put(buffer);
@@ -173,8 +178,7 @@ static long bind_ioctl(unsigned int cmd, void __user *user_arg)
 	if (!arg.flags || arg.flags & ~(DMABRIDGE_BIND_READ | DMABRIDGE_BIND_WRITE) ||
 	    !dmabridge_combine_policies(arg.policy, arg.policy))
 		return -EINVAL;
-	memset(&arg.verdict, 0, sizeof(arg.verdict));
-	arg.verdict.distance = -1;
+	clear_verdict(&arg.verdict);
 	arg.binding_fd = -1;
 
 	buffer = dmabridge_buffer_get(arg.fd, exporter);
@@ -255,6 +259,8 @@ static void __exit dmabridge_exit(void)
 {
 	misc_deregister(&control_device);
 	dmabridge_region_exit();
+	/* Buffers are freed by RCU callbacks of this module. */
+	rcu_barrier();
 }
 
 module_init(dmabridge_init);

@@ -44,11 +44,11 @@ struct dmabridge_bar_desc {
  *
  * Gives the BAR struct pages (pci_p2pdma_add_resource()) and creates
  * /dev/dmabridge-NAME. One region with pages per function: the kernel's pool of
- * such pages is per function.
+ * such pages is per function. The driver must not add others itself.
  *
  * Return: the region; -EBUSY: the function has one; -EEXIST: the name is taken;
  * -EINVAL: no such BAR, range outside of it or not on 2 MiB; -EOPNOTSUPP: kernel
- * without PCI_P2PDMA, or BAR not mappable; -ENOMEM.
+ * without PCI_P2PDMA, BAR not mappable, or no x86; -ENOMEM.
  */
 struct dmabridge_region *dmabridge_register_bar(struct pci_dev *pdev,
 						const struct dmabridge_bar_desc *desc);
@@ -58,7 +58,10 @@ struct dmabridge_region *dmabridge_register_bar(struct pci_dev *pdev,
  * @region: not used by the driver any more
  *
  * Sleeps: for I/O in flight, importers' fences and their unmaps. On return no
- * importer maps the BAR and no CPU mapping of it is left.
+ * importer maps the BAR and no CPU mapping of it is left. O_DIRECT I/O of user
+ * space through a mapping may still be under way: its pages are waited for by
+ * p2pdma's own teardown, when the driver's managed resources go after remove().
+ * A device that must be quiet earlier has to see to its peers itself.
  */
 void dmabridge_unregister(struct dmabridge_region *region);
 

@@ -99,6 +99,9 @@ struct dmabridge_segment {
  *
  * Return: 0; -EAGAIN: only with @nowait; -ENODEV: revoked; -EREMOTEIO: the
  * placement is out of this user's reach; -EINTR: a fatal signal.
+ *
+ * Take whatever an unprivileged task can make others wait for (a frozen file
+ * system, say) before this, not after: moves and revokes wait for the end.
  */
 int dmabridge_io_begin(struct dmabridge_user_state *user, enum dma_data_direction dir,
 		       bool nowait, u32 *route);
@@ -140,7 +143,7 @@ struct dmabridge_importer {
 
 /* Return: 0, or -EBUSY if the id is taken. */
 int dmabridge_importer_register(const struct dmabridge_importer *importer);
-/* Returns after the last bind call has. */
+/* From module exit: binds under way hold the module, so there is none. */
 void dmabridge_importer_unregister(const struct dmabridge_importer *importer);
 
 /*

@@ -9,6 +9,8 @@
  *   dma_resv of the buffer		as in dma-buf's locking convention. May be taken
  *					under mmap_lock, so no user memory is touched
  *					and no place_lock is taken under it.
+ *   dmabridge_region.entry		rwsem: held for reading while a buffer is made, so
+ *				that unregistering finds every buffer on the list.
  *   dmabridge_region.lock		mutex: the list of buffers.
  *
  * Fields marked [place+resv] are written with both locks held, so that either
@@ -24,7 +26,6 @@
 
 #include <linux/atomic.h>
 #include <linux/cdev.h>
-#include <linux/completion.h>
 #include <linux/device.h>
 #include <linux/dma-buf.h>
 #include <linux/dma-resv.h>
@@ -32,6 +33,7 @@
 #include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/percpu-refcount.h>
+#include <linux/rwsem.h>
 #include <linux/wait.h>
 
 #include "dmabridge_exporter.h"
@@ -65,7 +67,8 @@ struct dmabridge_region {
 
 	struct mutex lock;
 	struct list_head buffers;	/* lock */
-	bool dead;			/* lock; also read without: a hint then */
+	struct rw_semaphore entry;	/* read: a buffer is being made; write: the region dies */
+	bool dead;			/* entry */
 };
 
 int dmabridge_region_init(void);
@@ -98,7 +101,6 @@ struct dmabridge_backing {
 	u64 size;
 	struct dmabridge_region *region;	/* referenced */
 	struct dmabridge_run *runs;		/* ascending, without gaps */
-	struct completion *released;		/* if set: completed when all pages were given back */
 };
 
 /* Cleared pages, @size a multiple of PAGE_SIZE. @memcg pays for system memory. */
@@ -123,7 +125,7 @@ struct dmabridge_user_state {
 	u32 kind;
 	u32 flags;				/* DMABRIDGE_USER_*; [place+resv] but PINNED: resv */
 	u32 nr_pins;				/* resv */
-	u32 device;
+	u64 device;
 	u32 policy;
 	u32 path_route;				/* once reaches_device */
 	bool reaches_device;
@@ -144,6 +146,8 @@ struct dmabridge_user_state *dmabridge_user_find(struct dmabridge_buffer *buffer
 /* "@user keeps the buffer where it is" as a reason. */
 struct dmabridge_reason dmabridge_user_reason(const struct dmabridge_user_state *user, u32 code,
 					      u64 value);
+/* As user space sees it. */
+void dmabridge_user_describe(struct dmabridge_user *to, const struct dmabridge_user_state *from);
 void dmabridge_user_describe_device(struct dmabridge_user_state *user, struct device *dev);
 
 int dmabridge_hold_create(struct dmabridge_buffer *buffer, struct dmabridge_hold *arg,
@@ -160,7 +164,8 @@ struct dmabridge_buffer {
 	struct mem_cgroup *memcg;		/* of the creator, referenced; pays for system pages */
 
 	struct mutex place_lock;
-	struct dmabridge_backing *backing;	/* [place+resv], and fixed while the gate is held; NULL: revoked */
+	u32 placement;				/* [place+resv]; NONE: revoked */
+	struct dmabridge_backing *backing;	/* [place+resv], and fixed while the gate is held */
 	struct list_head users;			/* [place+resv] */
 	struct dmabridge_reason last_move;	/* [place+resv] */
 	u64 generation;				/* [place+resv]; read anywhere */
@@ -169,9 +174,13 @@ struct dmabridge_buffer {
 	bool revoked;				/* set once, before the gate closes for good */
 	bool touched;				/* set once: somebody could have written a byte */
 	struct list_head mappings;		/* resv: live DMA mappings */
+	u32 nr_device_mappings;			/* resv: of those, of device memory, also replaced one */
+	wait_queue_head_t unmap_wait;		/* nr_device_mappings became 0 */
+	struct dmabridge_user last_refused;	/* resv */
 
 	struct percpu_ref gate;
 	wait_queue_head_t gate_wait;		/* gate opened, drained, or buffer revoked */
+	struct rcu_head rcu;
 };
 
 extern const struct dma_buf_ops dmabridge_dma_buf_ops;
@@ -189,6 +198,8 @@ int dmabridge_buffer_query(struct dmabridge_buffer *buffer, struct dmabridge_que
  */
 int dmabridge_move_locked(struct dmabridge_buffer *buffer, u32 placement,
 			  const struct dmabridge_reason *why, struct dmabridge_verdict *verdict);
+/* Take place_lock. Return: 0; -EINTR: a fatal signal, which is added to @verdict. */
+int dmabridge_place_lock(struct dmabridge_buffer *buffer, struct dmabridge_verdict *verdict);
 /* Whether the buffer's own policy lets it be asked into @placement. */
 int dmabridge_check_policy(const struct dmabridge_buffer *buffer, u32 placement,
 			   struct dmabridge_verdict *verdict);
@@ -197,11 +208,19 @@ int dmabridge_move(struct dmabridge_buffer *buffer, struct dmabridge_move *arg);
 void dmabridge_revoke(struct dmabridge_buffer *buffer);
 void dmabridge_gate_released(struct percpu_ref *gate);
 
+/* Return: 0; -EINTR: a fatal signal. */
+int dmabridge_wait_fences(struct dma_resv *resv, enum dma_resv_usage usage);
+
 /* --- mapping.c ------------------------------------------------------------ */
 
 struct sg_table *dmabridge_map(struct dma_buf_attachment *attach, enum dma_data_direction dir);
 void dmabridge_unmap(struct dma_buf_attachment *attach, struct sg_table *sgt,
 		     enum dma_data_direction dir);
+/* Whether device memory is mapped by somebody who cannot be told to let go. resv held. */
+bool dmabridge_mapped_for_good(struct dmabridge_buffer *buffer);
+/* Before the CPU reads the pages, or after it wrote them. resv held. */
+void dmabridge_sync_for_cpu(struct dmabridge_buffer *buffer);
+void dmabridge_sync_for_device(struct dmabridge_buffer *buffer);
 int dmabridge_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir);
 int dmabridge_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir);
 
@@ -216,7 +235,7 @@ void dmabridge_path_facts(struct dmabridge_facts *facts, struct pci_dev *provide
 			  struct device *client);
 /* The PCI function that @dev is, or is below of; NULL. No reference. */
 struct pci_dev *dmabridge_pci_parent(struct device *dev);
-u32 dmabridge_pci_address(struct pci_dev *pdev);
+u64 dmabridge_pci_address(struct pci_dev *pdev);
 
 /* --- importer.c ----------------------------------------------------------- */
 

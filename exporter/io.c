@@ -37,11 +37,12 @@ static enum dma_resv_usage fences_before(enum dma_data_direction dir)
 
 static int find_route(const struct dmabridge_user_state *user, u32 *route)
 {
-	const struct dmabridge_backing *backing = user->buffer->backing;
+	/* Fixed while the gate is held, but that system memory can be revoked. */
+	u32 placement = READ_ONCE(user->buffer->placement);
 
-	if (!backing)
+	if (placement == DMABRIDGE_PLACEMENT_NONE)
 		return -ENODEV;
-	if (backing->placement == DMABRIDGE_PLACEMENT_SYSTEM) {
+	if (placement == DMABRIDGE_PLACEMENT_SYSTEM) {
 		/* A caller that insists on P2P must not get less unnoticed. */
 		if (user->verdict.policy == DMABRIDGE_POLICY_REQUIRE)
 			return -EREMOTEIO;
@@ -79,9 +80,9 @@ int dmabridge_io_begin(struct dmabridge_user_state *user, enum dma_data_directio
 		}
 		/* Not through the gate: a move need not wait for that fence. */
 		percpu_ref_put(&buffer->gate);
-		if (dma_resv_wait_timeout(resv, fences_before(dir), true,
-					  MAX_SCHEDULE_TIMEOUT) < 0)
-			return -EINTR;
+		ret = dmabridge_wait_fences(resv, fences_before(dir));
+		if (ret)
+			return ret;
 	}
 	percpu_ref_put(&buffer->gate);
 	return ret;

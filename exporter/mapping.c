@@ -24,6 +24,11 @@ struct mapping {
 	struct sg_table *parts[] __counted_by(nr_parts);	/* device memory: one per run */
 };
 
+static bool is_on_device(const struct mapping *mapping)
+{
+	return mapping->backing->placement == DMABRIDGE_PLACEMENT_DEVICE;
+}
+
 /*
  * Device memory: each run is mapped by itself. With several ranges in one call
  * under an IOMMU, dma_buf_phys_vec_to_sgt() links every range at offset 0 of the
@@ -84,7 +89,7 @@ static int join_parts(struct mapping *mapping)
 			to = sg_next(to);
 		}
 	}
-	/* Importers must not look for pages; sg_free_table() gets it back below. */
+	/* Importers must not look for pages; dmabridge_unmap() puts it back. */
 	mapping->sgt.orig_nents = 0;
 	return 0;
 }
@@ -101,18 +106,39 @@ static int map_device(struct mapping *mapping)
 	return ret;
 }
 
+/* What the device takes in one piece, and a bounce buffer too if it needs one. */
+static u32 max_segment(struct device *dev)
+{
+	size_t most = min_t(size_t, dma_get_max_seg_size(dev), dma_max_mapping_size(dev));
+
+	return max_t(size_t, PAGE_ALIGN_DOWN(most), PAGE_SIZE);
+}
+
 static int map_system(struct mapping *mapping)
 {
 	const struct dmabridge_backing *backing = mapping->backing;
+	u32 most = max_segment(mapping->attach->dev);
 	struct scatterlist *sg;
-	unsigned int i;
+	unsigned int nents = 0;
+	u32 i;
 	int ret;
 
-	ret = sg_alloc_table(&mapping->sgt, backing->nr_runs, GFP_KERNEL);
+	for (i = 0; i < backing->nr_runs; i++)
+		nents += DIV_ROUND_UP(backing->runs[i].length, most);
+	ret = sg_alloc_table(&mapping->sgt, nents, GFP_KERNEL);
 	if (ret)
 		return ret;
-	for_each_sgtable_sg(&mapping->sgt, sg, i)
-		sg_set_page(sg, backing->runs[i].page, backing->runs[i].length, 0);
+	sg = mapping->sgt.sgl;
+	for (i = 0; i < backing->nr_runs; i++) {
+		const struct dmabridge_run *run = &backing->runs[i];
+		u64 done;
+
+		for (done = 0; done < run->length; done += most) {
+			sg_set_page(sg, run->page + (done >> PAGE_SHIFT),
+				    min_t(u64, most, run->length - done), 0);
+			sg = sg_next(sg);
+		}
+	}
 	ret = dma_map_sgtable(mapping->attach->dev, &mapping->sgt, mapping->dir, 0);
 	if (ret)
 		sg_free_table(&mapping->sgt);
@@ -129,14 +155,14 @@ struct sg_table *dmabridge_map(struct dma_buf_attachment *attach, enum dma_data_
 	int ret;
 
 	dma_resv_assert_held(buffer->dmabuf->resv);
-	if (!backing)
+	if (buffer->placement == DMABRIDGE_PLACEMENT_NONE)
 		return ERR_PTR(-ENODEV);
-	on_device = backing->placement == DMABRIDGE_PLACEMENT_DEVICE;
+	on_device = buffer->placement == DMABRIDGE_PLACEMENT_DEVICE;
 	/* Attach saw to it; if it is stale by now, the importer may try again. */
 	if (on_device && !user->reaches_device)
 		return ERR_PTR(-EAGAIN);
 
-	mapping = kzalloc_flex(*mapping, parts, on_device ? backing->nr_runs : 0);
+	mapping = kvzalloc_flex(*mapping, parts, on_device ? backing->nr_runs : 0);
 	if (!mapping)
 		return ERR_PTR(-ENOMEM);
 	mapping->nr_parts = 0;
@@ -145,11 +171,13 @@ struct sg_table *dmabridge_map(struct dma_buf_attachment *attach, enum dma_data_
 	mapping->backing = backing;
 	ret = on_device ? map_device(mapping) : map_system(mapping);
 	if (ret) {
-		kfree(mapping);
+		kvfree(mapping);
 		return ERR_PTR(ret);
 	}
 	kref_get(&backing->ref);
 	list_add_tail(&mapping->node, &buffer->mappings);
+	if (on_device)
+		WRITE_ONCE(buffer->nr_device_mappings, buffer->nr_device_mappings + 1);
 	if (dir != DMA_TO_DEVICE)
 		WRITE_ONCE(buffer->touched, true);
 	return &mapping->sgt;
@@ -159,10 +187,12 @@ void dmabridge_unmap(struct dma_buf_attachment *attach, struct sg_table *sgt,
 		     enum dma_data_direction dir)
 {
 	struct mapping *mapping = container_of(sgt, struct mapping, sgt);
+	struct dmabridge_buffer *buffer = attach->dmabuf->priv;
+	bool on_device = is_on_device(mapping);
 
 	dma_resv_assert_held(attach->dmabuf->resv);
 	list_del(&mapping->node);
-	if (mapping->backing->placement == DMABRIDGE_PLACEMENT_DEVICE) {
+	if (on_device) {
 		mapping->sgt.orig_nents = mapping->sgt.nents;
 		unmap_device(mapping);
 	} else {
@@ -170,7 +200,24 @@ void dmabridge_unmap(struct dma_buf_attachment *attach, struct sg_table *sgt,
 	}
 	sg_free_table(sgt);
 	dmabridge_backing_put(mapping->backing);
-	kfree(mapping);
+	kvfree(mapping);
+	/* Last: who waits for it goes on to take the device down. */
+	if (on_device) {
+		WRITE_ONCE(buffer->nr_device_mappings, buffer->nr_device_mappings - 1);
+		if (!buffer->nr_device_mappings)
+			wake_up_all(&buffer->unmap_wait);
+	}
+}
+
+bool dmabridge_mapped_for_good(struct dmabridge_buffer *buffer)
+{
+	const struct mapping *mapping;
+
+	dma_resv_assert_held(buffer->dmabuf->resv);
+	list_for_each_entry(mapping, &buffer->mappings, node)
+		if (is_on_device(mapping) && !dma_buf_attach_revocable(mapping->attach))
+			return true;
+	return false;
 }
 
 /* --- CPU access ------------------------------------------------------------------ */
@@ -179,25 +226,40 @@ void dmabridge_unmap(struct dma_buf_attachment *attach, struct sg_table *sgt,
  * System memory may be behind a bounce buffer or a cache that does not snoop.
  * Device memory is neither: it is not mapped cacheable, and never bounced.
  */
-static bool needs_sync(const struct mapping *mapping)
+void dmabridge_sync_for_cpu(struct dmabridge_buffer *buffer)
 {
-	return mapping->backing->placement == DMABRIDGE_PLACEMENT_SYSTEM;
+	struct mapping *mapping;
+
+	dma_resv_assert_held(buffer->dmabuf->resv);
+	list_for_each_entry(mapping, &buffer->mappings, node)
+		if (!is_on_device(mapping))
+			dma_sync_sgtable_for_cpu(mapping->attach->dev, &mapping->sgt,
+						 mapping->dir);
+}
+
+void dmabridge_sync_for_device(struct dmabridge_buffer *buffer)
+{
+	struct mapping *mapping;
+
+	dma_resv_assert_held(buffer->dmabuf->resv);
+	list_for_each_entry(mapping, &buffer->mappings, node)
+		if (!is_on_device(mapping))
+			dma_sync_sgtable_for_device(mapping->attach->dev, &mapping->sgt,
+						    mapping->dir);
 }
 
 int dmabridge_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
 {
 	struct dmabridge_buffer *buffer = dmabuf->priv;
-	struct mapping *mapping;
 	int ret;
 
 	ret = dma_resv_lock_interruptible(dmabuf->resv, NULL);
 	if (ret)
 		return ret;
-	if (!buffer->backing)
+	if (buffer->placement == DMABRIDGE_PLACEMENT_NONE)
 		ret = -ENODEV;
-	list_for_each_entry(mapping, &buffer->mappings, node)
-		if (needs_sync(mapping))
-			dma_sync_sgtable_for_cpu(mapping->attach->dev, &mapping->sgt, dir);
+	else
+		dmabridge_sync_for_cpu(buffer);
 	dma_resv_unlock(dmabuf->resv);
 	return ret;
 }
@@ -205,7 +267,6 @@ int dmabridge_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction d
 int dmabridge_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
 {
 	struct dmabridge_buffer *buffer = dmabuf->priv;
-	struct mapping *mapping;
 	int ret;
 
 	/* Write-combined stores are on their way before a peer is told to read. */
@@ -213,9 +274,7 @@ int dmabridge_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir
 	ret = dma_resv_lock_interruptible(dmabuf->resv, NULL);
 	if (ret)
 		return ret;
-	list_for_each_entry(mapping, &buffer->mappings, node)
-		if (needs_sync(mapping))
-			dma_sync_sgtable_for_device(mapping->attach->dev, &mapping->sgt, dir);
+	dmabridge_sync_for_device(buffer);
 	dma_resv_unlock(dmabuf->resv);
-	return ret;
+	return 0;
 }

@@ -11,6 +11,28 @@
 
 #include "internal.h"
 
+/*
+ * A move may hold dma_resv for long. Wait for it without mmap_lock if the caller
+ * can come again, so that the rest of the process goes on. Return: 0, or what the
+ * fault returns.
+ */
+static vm_fault_t lock_for_fault(struct vm_fault *vmf, struct dma_buf *dmabuf)
+{
+	if (dma_resv_trylock(dmabuf->resv))
+		return 0;
+	if (fault_flag_allow_retry_first(vmf->flags)) {
+		if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
+			return VM_FAULT_RETRY;
+		get_dma_buf(dmabuf);
+		mmap_read_unlock(vmf->vma->vm_mm);
+		if (!dma_resv_lock_interruptible(dmabuf->resv, NULL))
+			dma_resv_unlock(dmabuf->resv);
+		dma_buf_put(dmabuf);
+		return VM_FAULT_RETRY;
+	}
+	return dma_resv_lock_interruptible(dmabuf->resv, NULL) ? VM_FAULT_NOPAGE : 0;
+}
+
 static vm_fault_t buffer_fault(struct vm_fault *vmf)
 {
 	struct dmabridge_buffer *buffer = vmf->vma->vm_private_data;
@@ -18,10 +40,10 @@ static vm_fault_t buffer_fault(struct vm_fault *vmf)
 	const struct dmabridge_run *run;
 	vm_fault_t ret;
 
-	/* A move may hold the lock for long; let a signal through. */
-	if (dma_resv_lock_interruptible(buffer->dmabuf->resv, NULL))
-		return VM_FAULT_NOPAGE;
-	if (!buffer->backing || offset >= buffer->size) {
+	ret = lock_for_fault(vmf, buffer->dmabuf);
+	if (ret)
+		return ret;
+	if (buffer->placement == DMABRIDGE_PLACEMENT_NONE || offset >= buffer->size) {
 		ret = VM_FAULT_SIGBUS;
 	} else {
 		run = dmabridge_backing_find(buffer->backing, offset);

@@ -20,9 +20,9 @@ struct pci_dev *dmabridge_pci_parent(struct device *dev)
 	return dev ? to_pci_dev(dev) : NULL;
 }
 
-u32 dmabridge_pci_address(struct pci_dev *pdev)
+u64 dmabridge_pci_address(struct pci_dev *pdev)
 {
-	return (u32)pci_domain_nr(pdev->bus) << 16 | pci_dev_id(pdev);
+	return (u64)pci_domain_nr(pdev->bus) << 16 | pci_dev_id(pdev);
 }
 
 static void add_blocker(struct dmabridge_facts *facts, u32 code, struct pci_dev *pdev, u64 value)
@@ -68,13 +68,13 @@ static struct pci_dev *common_bridge(struct pci_dev *a, struct pci_dev *b)
 	return NULL;
 }
 
-/* Bridges from @pdev up to and with @top that redirect; each a blocker if asked. */
+/* Bridges from @pdev up to, and without, @top that redirect; each a blocker if asked. */
 static unsigned int count_redirects(struct pci_dev *pdev, struct pci_dev *top,
 				    struct dmabridge_facts *blame)
 {
 	unsigned int found = 0;
 
-	for (; pdev; pdev = pci_upstream_bridge(pdev)) {
+	for (; pdev != top; pdev = pci_upstream_bridge(pdev)) {
 		u16 ctrl = acs_redirect(pdev);
 
 		if (ctrl) {
@@ -82,10 +82,17 @@ static unsigned int count_redirects(struct pci_dev *pdev, struct pci_dev *top,
 			if (blame)
 				add_blocker(blame, DMABRIDGE_REASON_ACS_REDIRECT, pdev, ctrl);
 		}
-		if (pdev == top)
-			break;
 	}
 	return found;
+}
+
+/* On the path between two functions whose lowest common bridge is @common. */
+static unsigned int count_path_redirects(struct pci_dev *a, struct pci_dev *b,
+					 struct pci_dev *common, struct dmabridge_facts *blame)
+{
+	/* p2pdma counts the common bridge's own bits too. */
+	return count_redirects(a, common, blame) + count_redirects(b, common, blame) +
+	       count_redirects(common, pci_upstream_bridge(common), blame);
 }
 
 /* The host bridge as p2pdma names it: by the first function on its root bus. */
@@ -119,18 +126,14 @@ void dmabridge_path_facts(struct dmabridge_facts *facts, struct pci_dev *provide
 	facts->distance = pci_p2pdma_distance(provider, client, false);
 	common = common_bridge(provider, importer);
 	if (facts->distance >= 0) {
-		redirected = common && (count_redirects(provider, common, NULL) ||
-					count_redirects(importer, common, NULL));
+		redirected = common && count_path_redirects(provider, importer, common, NULL);
 		facts->path_route = common && !redirected ? DMABRIDGE_ROUTE_P2P_BUS :
 							    DMABRIDGE_ROUTE_P2P_HOST_BRIDGE;
 		return;
 	}
 
-	if (common) {
-		count_redirects(provider, common, facts);
-		if (importer != common && provider != common)
-			count_redirects(importer, common, facts);
-	}
+	if (common)
+		count_path_redirects(provider, importer, common, facts);
 	blame_host_bridge(facts, provider);
 	if (pci_find_host_bridge(provider->bus) != pci_find_host_bridge(importer->bus))
 		blame_host_bridge(facts, importer);

@@ -5,17 +5,20 @@
  *
  * Why nobody can touch device memory after remove(). dmabridge_unregister()
  * calls dmabridge_revoke() for every buffer. It
- *   1. sets "revoked", so that no command, attachment, mapping or fault that
- *      starts later gets at the backing;
- *   2. closes the gate and waits until our own block I/O has ended;
- *   3. under dma_resv takes the backing away, tells the importers
+ *   1. sets "revoked" and closes the gate: no I/O of our own starts any more;
+ *   2. waits until what is in flight has ended, if it goes to the device;
+ *   3. under dma_resv takes the placement away, so that later attachments,
+ *      mappings and faults are refused, tells the importers
  *      (dma_buf_invalidate_mappings()) and waits for all fences: the first of
  *      dma-buf's two waits;
  *   4. zaps the CPU's mappings: later touches fault, and get SIGBUS;
- *   5. waits, without dma_resv, until the last importer has unmapped: the second
- *      wait. It ends, because only importers that can be told to stop were given
- *      device memory (DMABRIDGE_REASON_NOT_REVOCABLE), or else the driver chose
- *      to wait for them (take_unrevocable).
+ *   5. waits, without dma_resv, until the last mapping of device memory is gone,
+ *      also of one that a move left behind: the second wait. It ends, because
+ *      only importers that can be told to stop were given device memory
+ *      (DMABRIDGE_REASON_NOT_REVOCABLE), or else the driver chose to wait for
+ *      them (take_unrevocable).
+ * System memory does not go away with the device, so nothing waits for those who
+ * use it: it stays until the buffer is released.
  * Pages that user space has pinned for O_DIRECT by then go back to p2pdma's pool
  * when that I/O ends; its teardown, after remove(), waits for them.
  */
@@ -36,6 +39,8 @@ void dmabridge_gate_released(struct percpu_ref *gate)
 
 static void gate_open(struct dmabridge_buffer *buffer)
 {
+	/* Pairs with the read barrier in enter_gate(): the backing first. */
+	smp_wmb();
 	percpu_ref_resurrect(&buffer->gate);
 	wake_up_all(&buffer->gate_wait);
 }
@@ -65,6 +70,26 @@ static void add_reason(struct dmabridge_verdict *verdict, u32 code, u64 value)
 	};
 
 	dmabridge_verdict_add(verdict, &reason);
+}
+
+int dmabridge_place_lock(struct dmabridge_buffer *buffer, struct dmabridge_verdict *verdict)
+{
+	if (!mutex_lock_killable(&buffer->place_lock))
+		return 0;
+	add_reason(verdict, DMABRIDGE_REASON_INTERRUPTED, 0);
+	return -EINTR;
+}
+
+/*
+ * In slices, since dma-buf offers waits that any signal ends, or none. Fences
+ * end in bounded time by contract.
+ */
+int dmabridge_wait_fences(struct dma_resv *resv, enum dma_resv_usage usage)
+{
+	while (!dma_resv_wait_timeout(resv, usage, false, HZ / 10))
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	return 0;
 }
 
 static u64 count_importer_pins(struct dmabridge_buffer *buffer)
@@ -102,12 +127,11 @@ static int replace_backing(struct dmabridge_buffer *buffer, struct dmabridge_bac
 			   const struct dmabridge_reason *why, struct dmabridge_verdict *verdict)
 {
 	struct dmabridge_backing *from = buffer->backing;
-	long waited;
 	u64 pins;
 	int ret;
 
 	dma_resv_assert_held(buffer->dmabuf->resv);
-	pins = count_importer_pins(buffer);
+	pins = count_importer_pins(buffer) + dmabridge_mapped_for_good(buffer);
 	if (pins) {
 		add_reason(verdict, DMABRIDGE_REASON_PINNED_BY_IMPORTER, pins);
 		return -EBUSY;
@@ -119,22 +143,23 @@ static int replace_backing(struct dmabridge_buffer *buffer, struct dmabridge_bac
 		add_reason(verdict, DMABRIDGE_REASON_PINNED_BY_USER, pins);
 		return -EBUSY;
 	}
-	waited = dma_resv_wait_timeout(buffer->dmabuf->resv, DMA_RESV_USAGE_BOOKKEEP, true,
-				       MAX_SCHEDULE_TIMEOUT);
-	if (waited < 0) {
+	ret = dmabridge_wait_fences(buffer->dmabuf->resv, DMA_RESV_USAGE_BOOKKEEP);
+	if (ret) {
 		add_reason(verdict, DMABRIDGE_REASON_INTERRUPTED, 0);
-		return -EINTR;
+		return ret;
 	}
+	dmabridge_sync_for_cpu(buffer);
 	/* Both backings were cleared: what nobody touched needs no copy. */
 	if (READ_ONCE(buffer->touched)) {
 		ret = dmabridge_backing_copy(to, from, &buffer->revoked);
 		if (ret) {
-			if (ret == -EINTR)
-				add_reason(verdict, DMABRIDGE_REASON_INTERRUPTED, 0);
+			add_reason(verdict, ret == -EINTR ? DMABRIDGE_REASON_INTERRUPTED :
+							    DMABRIDGE_REASON_REVOKED, 0);
 			return ret;
 		}
 	}
 	buffer->backing = to;
+	buffer->placement = to->placement;
 	buffer->redirected = to->placement == DMABRIDGE_PLACEMENT_SYSTEM &&
 			     why->code != DMABRIDGE_REASON_MOVED;
 	buffer->last_move = *why;
@@ -162,9 +187,11 @@ int dmabridge_move_locked(struct dmabridge_buffer *buffer, u32 placement,
 
 	lockdep_assert_held(&buffer->place_lock);
 	from = buffer->backing;
-	if (!from || READ_ONCE(buffer->revoked))
+	if (READ_ONCE(buffer->revoked)) {
+		add_reason(verdict, DMABRIDGE_REASON_REVOKED, 0);
 		return -ENODEV;
-	if (from->placement == placement)
+	}
+	if (buffer->placement == placement)
 		return 0;
 
 	to = dmabridge_backing_alloc(buffer->region, placement, buffer->size, buffer->memcg);
@@ -210,7 +237,7 @@ int dmabridge_move(struct dmabridge_buffer *buffer, struct dmabridge_move *arg)
 	ret = dmabridge_check_policy(buffer, arg->placement, &arg->verdict);
 	if (ret)
 		return ret;
-	ret = mutex_lock_killable(&buffer->place_lock);
+	ret = dmabridge_place_lock(buffer, &arg->verdict);
 	if (ret)
 		return ret;
 	other = dmabridge_user_find(buffer, to_system ? DMABRIDGE_USER_NEEDS_DEVICE :
@@ -239,21 +266,44 @@ int dmabridge_move(struct dmabridge_buffer *buffer, struct dmabridge_move *arg)
 
 /* --- revoke -------------------------------------------------------------------- */
 
+/* The second wait. Says who keeps it waiting: nothing else tells why remove() hangs. */
+static void wait_for_unmaps(struct dmabridge_buffer *buffer)
+{
+	struct device *dev = &buffer->region->pdev->dev;
+
+	while (!wait_event_timeout(buffer->unmap_wait, !READ_ONCE(buffer->nr_device_mappings),
+				   10 * HZ)) {
+		struct dmabridge_user_state *user;
+
+		dma_resv_lock(buffer->dmabuf->resv, NULL);
+		list_for_each_entry(user, &buffer->users, node)
+			if (user->attach && user->reaches_device)
+				dev_warn(dev, "still waiting for %s (%s) to unmap a buffer\n",
+					 user->name, user->driver);
+		dma_resv_unlock(buffer->dmabuf->resv);
+	}
+}
+
 void dmabridge_revoke(struct dmabridge_buffer *buffer)
 {
-	DECLARE_COMPLETION_ONSTACK(released);
-	struct dmabridge_backing *backing;
+	struct dmabridge_backing *backing = NULL;
 
 	/* A copy under way sees this and gives up the place_lock soon. */
 	WRITE_ONCE(buffer->revoked, true);
 	wake_up_all(&buffer->gate_wait);
 	mutex_lock(&buffer->place_lock);
 	percpu_ref_kill(&buffer->gate);
-	wait_event(buffer->gate_wait, percpu_ref_is_zero(&buffer->gate));
+	wake_up_all(&buffer->gate_wait);
+	/* Only this is bounded: I/O in system memory can be on any file system. */
+	if (buffer->placement == DMABRIDGE_PLACEMENT_DEVICE)
+		wait_event(buffer->gate_wait, percpu_ref_is_zero(&buffer->gate));
 
 	dma_resv_lock(buffer->dmabuf->resv, NULL);
-	backing = buffer->backing;
-	buffer->backing = NULL;
+	if (buffer->placement == DMABRIDGE_PLACEMENT_DEVICE) {
+		backing = buffer->backing;
+		buffer->backing = NULL;
+	}
+	buffer->placement = DMABRIDGE_PLACEMENT_NONE;
 	buffer->last_move = (struct dmabridge_reason){
 		.code = DMABRIDGE_REASON_REVOKED,
 		.flags = DMABRIDGE_REASON_HAS_DEVICE,
@@ -267,15 +317,7 @@ void dmabridge_revoke(struct dmabridge_buffer *buffer)
 	unmap_mapping_range(buffer->dmabuf->file->f_mapping, 0, 0, 1);
 	mutex_unlock(&buffer->place_lock);
 
-	/*
-	 * System memory does not go away with the device: importers that cannot be
-	 * told to stop may keep it for as long as they map it.
-	 */
-	if (backing->placement == DMABRIDGE_PLACEMENT_DEVICE) {
-		backing->released = &released;
+	wait_for_unmaps(buffer);
+	if (backing)
 		dmabridge_backing_put(backing);
-		wait_for_completion(&released);
-	} else {
-		dmabridge_backing_put(backing);
-	}
 }

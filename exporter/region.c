@@ -172,7 +172,10 @@ static long region_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	return region_alloc(file->private_data, cmd, (void __user *)arg);
 }
 
-/* An anonymous buffer, for programs that can map a path but know no ioctl. */
+/*
+ * An anonymous buffer, for programs that can map a path but know no ioctl. It is
+ * cleared under mmap_lock: programs that map much had better use the ioctl.
+ */
 static int region_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct dmabridge_buffer *buffer;
@@ -235,7 +238,8 @@ static int check_unique(const struct dmabridge_region *region)
 	return 0;
 }
 
-static int publish(struct dmabridge_region *region)
+/* Takes name and function, before anything of the function is touched. */
+static int enter(struct dmabridge_region *region)
 {
 	int ret;
 
@@ -246,18 +250,25 @@ static int publish(struct dmabridge_region *region)
 	if (!ret)
 		region->id = next_id++;
 	mutex_unlock(&regions_lock);
+	return ret;
+}
+
+static void leave(struct dmabridge_region *region)
+{
+	mutex_lock(&regions_lock);
+	xa_erase(&regions, region->id);
+	mutex_unlock(&regions_lock);
+}
+
+static int add_region_pages(struct dmabridge_region *region, u64 offset)
+{
+	int ret;
+
+	ret = pci_p2pdma_add_resource(region->pdev, region->bar, region->size, offset);
 	if (ret)
 		return ret;
-
-	cdev_init(&region->cdev, &region_fops);
-	region->cdev.owner = THIS_MODULE;
-	ret = cdev_device_add(&region->cdev, &region->dev);
-	if (ret) {
-		mutex_lock(&regions_lock);
-		xa_erase(&regions, region->id);
-		mutex_unlock(&regions_lock);
-	}
-	return ret;
+	region->provider = pcim_p2pdma_provider(region->pdev, region->bar);
+	return region->provider ? 0 : -EOPNOTSUPP;
 }
 
 struct dmabridge_region *dmabridge_register_bar(struct pci_dev *pdev,
@@ -267,6 +278,9 @@ struct dmabridge_region *dmabridge_register_bar(struct pci_dev *pdev,
 	int minor, ret;
 	u64 size;
 
+	/* User mappings of a BAR rely on x86's range registers; see mmap.c. */
+	if (!IS_ENABLED(CONFIG_X86))
+		return ERR_PTR(-EOPNOTSUPP);
 	ret = check_range(pdev, desc, &size);
 	if (ret)
 		return ERR_PTR(ret);
@@ -289,6 +303,7 @@ struct dmabridge_region *dmabridge_register_bar(struct pci_dev *pdev,
 	region->take_unrevocable = desc->take_unrevocable;
 	region->start = pci_resource_start(pdev, desc->bar) + desc->offset;
 	mutex_init(&region->lock);
+	init_rwsem(&region->entry);
 	INIT_LIST_HEAD(&region->buffers);
 	if (desc->name)
 		strscpy(region->name, desc->name, sizeof(region->name));
@@ -306,19 +321,21 @@ struct dmabridge_region *dmabridge_register_bar(struct pci_dev *pdev,
 	ret = dev_set_name(&region->dev, "dmabridge-%s", region->name);
 	if (ret)
 		goto put;
-	ret = pci_p2pdma_add_resource(pdev, desc->bar, size, desc->offset);
+	ret = enter(region);
 	if (ret)
 		goto put;
-	region->provider = pcim_p2pdma_provider(pdev, desc->bar);
-	if (!region->provider) {
-		ret = -EOPNOTSUPP;
-		goto put;
-	}
-	ret = publish(region);
+	ret = add_region_pages(region, desc->offset);
 	if (ret)
-		goto put;
+		goto leave;
+	cdev_init(&region->cdev, &region_fops);
+	region->cdev.owner = THIS_MODULE;
+	ret = cdev_device_add(&region->cdev, &region->dev);
+	if (ret)
+		goto leave;
 	return region;
 
+leave:
+	leave(region);
 put:
 	put_device(&region->dev);
 	return ERR_PTR(ret);
@@ -348,14 +365,13 @@ void dmabridge_unregister(struct dmabridge_region *region)
 {
 	struct dmabridge_buffer *buffer;
 
-	mutex_lock(&regions_lock);
-	xa_erase(&regions, region->id);
-	mutex_unlock(&regions_lock);
+	leave(region);
 	cdev_device_del(&region->cdev, &region->dev);
 
-	mutex_lock(&region->lock);
+	/* Waits for buffers that are being made: they clear memory of the device. */
+	down_write(&region->entry);
 	region->dead = true;
-	mutex_unlock(&region->lock);
+	up_write(&region->entry);
 	while ((buffer = next_live_buffer(region))) {
 		dmabridge_revoke(buffer);
 		dmabridge_buffer_put(buffer);

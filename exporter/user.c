@@ -12,6 +12,19 @@
 
 #include "internal.h"
 
+void dmabridge_user_describe(struct dmabridge_user *to, const struct dmabridge_user_state *from)
+{
+	*to = (struct dmabridge_user){
+		.kind = from->kind,
+		.flags = from->flags,
+		.device = from->device,
+		.policy = from->policy,
+		.verdict = from->verdict,
+	};
+	strscpy(to->name, from->name, sizeof(to->name));
+	strscpy(to->driver, from->driver, sizeof(to->driver));
+}
+
 void dmabridge_user_describe_device(struct dmabridge_user_state *user, struct device *dev)
 {
 	struct pci_dev *pdev = dmabridge_pci_parent(dev);
@@ -53,8 +66,7 @@ static void buffer_facts(struct dmabridge_buffer *buffer, struct dmabridge_facts
 
 	lockdep_assert_held(&buffer->place_lock);
 	facts->buffer_policy = buffer->policy;
-	facts->placement = buffer->backing ? buffer->backing->placement :
-					     DMABRIDGE_PLACEMENT_NONE;
+	facts->placement = buffer->placement;
 	facts->exporter = dmabridge_pci_address(buffer->region->pdev);
 	facts->size = buffer->size;
 	facts->copy_limit = READ_ONCE(buffer->touched) ? buffer->region->move_limit : U64_MAX;
@@ -78,13 +90,23 @@ static void enlist(struct dmabridge_user_state *user)
 	dma_resv_unlock(buffer->dmabuf->resv);
 }
 
+/* Attach has an errno only: who wants to know why can ask the buffer. */
+static void record_refusal(struct dmabridge_user_state *user)
+{
+	struct dmabridge_buffer *buffer = user->buffer;
+
+	dma_resv_lock(buffer->dmabuf->resv, NULL);
+	dmabridge_user_describe(&buffer->last_refused, user);
+	dma_resv_unlock(buffer->dmabuf->resv);
+}
+
 int dmabridge_user_join(struct dmabridge_user_state *user, struct dmabridge_facts *facts)
 {
 	struct dmabridge_buffer *buffer = user->buffer;
 	struct dmabridge_decision decision;
 	int ret;
 
-	ret = mutex_lock_killable(&buffer->place_lock);
+	ret = dmabridge_place_lock(buffer, &user->verdict);
 	if (ret)
 		return ret;
 	buffer_facts(buffer, facts);
@@ -110,6 +132,8 @@ int dmabridge_user_join(struct dmabridge_user_state *user, struct dmabridge_fact
 		if (decision.reaches_device)
 			user->flags |= DMABRIDGE_USER_P2P;
 		enlist(user);
+	} else {
+		record_refusal(user);
 	}
 	mutex_unlock(&buffer->place_lock);
 	return ret;
@@ -122,8 +146,7 @@ int dmabridge_user_join(struct dmabridge_user_state *user, struct dmabridge_fact
 static bool wants_home(struct dmabridge_buffer *buffer)
 {
 	lockdep_assert_held(&buffer->place_lock);
-	return buffer->redirected && buffer->backing &&
-	       buffer->backing->placement == DMABRIDGE_PLACEMENT_SYSTEM &&
+	return buffer->redirected && buffer->placement == DMABRIDGE_PLACEMENT_SYSTEM &&
 	       !dmabridge_user_find(buffer, DMABRIDGE_USER_NEEDS_SYSTEM) &&
 	       /* Attachment, binding and hold each have one reference. */
 	       file_count(buffer->dmabuf->file) > 1;
@@ -138,7 +161,7 @@ void dmabridge_user_leave(struct dmabridge_user_state *user)
 	list_del(&user->node);
 	dma_resv_unlock(buffer->dmabuf->resv);
 	if (wants_home(buffer)) {
-		struct dmabridge_reason why = { .code = DMABRIDGE_REASON_NONE };
+		struct dmabridge_reason why = { .code = DMABRIDGE_REASON_RESTORED };
 		struct dmabridge_verdict ignored = {};
 
 		/* If it fails the buffer is whole where it is; the query says so. */
@@ -229,7 +252,7 @@ static int hold_join(struct dmabridge_user_state *user, struct dmabridge_hold *a
 	ret = dmabridge_check_policy(buffer, arg->placement, &arg->verdict);
 	if (ret)
 		return ret;
-	ret = mutex_lock_killable(&buffer->place_lock);
+	ret = dmabridge_place_lock(buffer, &arg->verdict);
 	if (ret)
 		return ret;
 	other = dmabridge_user_find(buffer, to_system ? DMABRIDGE_USER_NEEDS_DEVICE :

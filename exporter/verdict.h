@@ -15,7 +15,7 @@ struct dmabridge_facts {
 	/* the buffer */
 	__u32 buffer_policy;
 	__u32 placement;		/* now; NONE: revoked */
-	__u32 exporter;			/* the exporting function, as in dmabridge_reason.device */
+	__u64 exporter;			/* the exporting function */
 	__u64 size;
 	__u64 copy_limit;		/* ~0: nothing to copy */
 	_Bool takes_unrevocable;

@@ -12,14 +12,18 @@
  *                          on it move bytes between a buffer and a file
  *
  * Rules for every structure here:
- *   - it may grow at its end. The size travels in the ioctl number: the kernel
- *     takes a shorter one as zero-extended, and a longer one only if the bytes
- *     that it does not know are zero (-E2BIG otherwise);
+ *   - an ioctl's argument, and dmabridge_user, may grow at their end; what is
+ *     nested in others (reason, verdict, chunk, counter) never changes. The size
+ *     travels in the ioctl number: the kernel takes a shorter one as
+ *     zero-extended, and a longer one only if the bytes that it does not know
+ *     are zero (-E2BIG otherwise);
  *   - unknown flags and non-zero reserved fields are -EINVAL;
  *   - an fd that comes back is O_CLOEXEC and installed last: on any error there
  *     is none;
  *   - enumerations are append-only and travel as __u32;
  *   - sizes and offsets are in bytes;
+ *   - a PCI function is domain << 16 | bus << 8 | devfn. Domains can have more
+ *     than 16 bits (VMD);
  *   - no physical address goes in or out. Offsets in a region are relative to it.
  */
 #ifndef _UAPI_DMABRIDGE_H
@@ -90,6 +94,7 @@ enum dmabridge_reason_code {
 	DMABRIDGE_REASON_MOVED			= 11,	/* in system memory since it was moved there on request */
 	DMABRIDGE_REASON_INTERRUPTED		= 12,	/* a signal ended the move */
 	DMABRIDGE_REASON_NO_PAGES		= 13,	/* the region has no struct pages: no block I/O */
+	DMABRIDGE_REASON_RESTORED		= 14,	/* back on the device: nobody needs system memory any more */
 
 	/* the importer */
 	DMABRIDGE_REASON_STATIC_IMPORTER	= 20,	/* dma_buf_attach(): cannot follow a move */
@@ -121,15 +126,11 @@ enum dmabridge_reason_code {
 	DMABRIDGE_REASON_NO_IMPORTER		= 73,	/* dmabridge_block is not loaded */
 };
 
-/*
- * One reason with its evidence. device is domain << 16 | bus << 8 | devfn, and
- * holds something only if DMABRIDGE_REASON_HAS_DEVICE is set.
- */
+/* One reason with its evidence. device is set only with DMABRIDGE_REASON_HAS_DEVICE. */
 struct dmabridge_reason {
 	__u32 code;
 	__u32 flags;
-	__u32 device;
-	__u32 __reserved;
+	__u64 device;
 	__u64 value;
 	char name[DMABRIDGE_NAME_MAX];
 };
@@ -171,9 +172,10 @@ struct dmabridge_region_info {
 	__u32 id;			/* in, out */
 	__u32 kind;			/* out: enum dmabridge_region_kind */
 	__u32 flags;			/* in: 0; out: DMABRIDGE_REGION_* */
-	__u32 device;			/* out: as in dmabridge_reason */
 	__u32 bar;			/* out: its BAR number */
+	__u64 device;			/* out: the PCI function */
 	__u32 nr_buffers;		/* out */
+	__u32 __reserved;		/* out: 0 */
 	__u64 size;			/* out */
 	__u64 available;		/* out: not handed out */
 	__u64 limit;			/* out: most that may be handed out */
@@ -195,8 +197,9 @@ enum dmabridge_user_kind {
 struct dmabridge_user {
 	__u32 kind;			/* enum dmabridge_user_kind */
 	__u32 flags;			/* DMABRIDGE_USER_* */
-	__u32 device;			/* as in dmabridge_reason */
+	__u64 device;			/* the PCI function, with DMABRIDGE_USER_HAS_DEVICE */
 	__u32 policy;			/* enum dmabridge_policy */
+	__u32 __reserved;		/* 0 */
 	char name[DMABRIDGE_NAME_MAX];	/* the device's, the disk's or the process's */
 	char driver[DMABRIDGE_NAME_MAX];
 	struct dmabridge_verdict verdict;	/* what it was told when it came */
@@ -219,7 +222,7 @@ struct dmabridge_chunk {
  * All about a buffer. users and chunks point to arrays of the caller's with
  * room for max_users and max_chunks; nr_users and nr_chunks say how many there
  * are, which may be more. user_size: sizeof(struct dmabridge_user) as the
- * caller knows it. A buffer in system memory has no chunks.
+ * caller knows it, at most 4096. A buffer in system memory has no chunks.
  */
 struct dmabridge_query {
 	__s32 fd;			/* in: the dma-buf */
@@ -239,12 +242,14 @@ struct dmabridge_query {
 	__u64 moves;			/* out */
 	char region[DMABRIDGE_NAME_MAX];	/* out */
 	struct dmabridge_reason last_move;	/* out: why it moved last; code 0: never */
+	struct dmabridge_user last_refused;	/* out: who was refused last, and why; kind 0: nobody */
 };
 #define DMABRIDGE_BUFFER_REVOKED	(1U << 0)
 
 /*
  * Keep a buffer in one placement for as long as hold_fd is open, and move it
- * there first. verdict says why when that is refused.
+ * there first. The verdict has reasons when that is refused; a hold does no I/O,
+ * and so has no route.
  */
 struct dmabridge_hold {
 	__s32 fd;			/* in: the dma-buf */
