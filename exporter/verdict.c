@@ -107,7 +107,7 @@ void dmabridge_judge(const struct dmabridge_facts *facts, struct dmabridge_verdi
 		.policy = dmabridge_combine_policies(facts->buffer_policy, facts->importer_policy),
 		.distance = facts->distance,
 	};
-	*decision = (struct dmabridge_decision){};
+	*decision = (struct dmabridge_decision){ .error = 0 };
 
 	if (facts->placement == DMABRIDGE_PLACEMENT_NONE) {
 		struct dmabridge_reason reason = {

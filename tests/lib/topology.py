@@ -174,7 +174,7 @@ class _Builder:
     def _nvme(self, node, bus, where):
         _check_keys(node, {"type", "serial", "namespaces"}, {"function"}, where)
         serial = self._unique_serial(node["serial"], where)
-        self._emit("nvme", f"id={serial}", f"serial={serial}", "mdts=9", *self._address(node, bus))
+        self._emit("nvme", f"id={serial}", f"serial={serial}", *self._address(node, bus))
         for namespace in node["namespaces"]:
             _check_keys(namespace, {"nsid", "image"}, set(), where)
             nsid = namespace["nsid"]

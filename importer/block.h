@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * dmabridge_block.ko's own structures: block devices and files as importers.
+ *
+ * Lifetime. A binding is the private data of its file. io_uring holds that file
+ * for every command in flight, so the binding, its target and its user outlive
+ * each command, and release() runs when none is left. Nothing is cancelable:
+ * block I/O always ends.
+ *
+ * A command holds the buffer in place from dmabridge_io_begin() until its DMA
+ * has ended, and lets go right there, in interrupt context if need be. The
+ * submitting task, which posts the CQE, may itself be waiting for the buffer.
+ *
+ * No lock is shared between commands. A binding's counters are per CPU.
+ */
+#ifndef _DMABRIDGE_BLOCK_H
+#define _DMABRIDGE_BLOCK_H
+
+#include <linux/atomic.h>
+#include <linux/blkdev.h>
+#include <linux/fs.h>
+#include <linux/io_uring/cmd.h>
+#include <linux/percpu.h>
+#include <linux/seqlock.h>
+#include <linux/workqueue.h>
+
+#include "../exporter/dmabridge_importer.h"
+
+/* Bounds the work of one command; io_uring results end at INT_MAX anyway. */
+#define COMMAND_MAX_LENGTH	SZ_16M
+
+/* For what must not be done in interrupt context, nor wait for the submitter. */
+extern struct workqueue_struct *block_workqueue;
+
+/* --- target.c: what bytes are moved from or to ------------------------------ */
+
+#define TARGET_DATA_RUNS	32
+
+struct data_run {
+	loff_t start;
+	loff_t end;
+};
+
+struct block_target {
+	struct file *file;		/* the caller's, referenced */
+	u32 flags;			/* DMABRIDGE_BIND_* */
+	bool raw;			/* block device: own bios */
+	bool listed;			/* ext4 or xfs: known what they do with a direct I/O */
+	bool direct;			/* no page cache asked for */
+	struct block_device *bdev;	/* whose DMA it is; NULL: not known */
+	struct file *claim;		/* keeps others from a raw device that is written; or NULL */
+	struct file *probe;		/* an open of our own, to ask for holes; or NULL */
+	u32 offset_align;		/* of file offset and length, a power of two */
+	u32 memory_align;		/* of buffer offset, a power of two */
+
+	/*
+	 * Where a file was seen to be without holes when last asked. Hints only:
+	 * there may be some by now.
+	 */
+	seqlock_t runs_lock;
+	struct data_run runs[TARGET_DATA_RUNS];	/* runs_lock */
+	unsigned int next_run;		/* runs_lock; to be overwritten next */
+};
+
+struct reason_list {
+	u32 nr;
+	struct dmabridge_reason reasons[DMABRIDGE_MAX_REASONS];
+};
+
+/*
+ * Return: 0; else why @file is no target for @flags, with a reason in @verdict:
+ * -EBADF: not opened for that; -EINVAL: opened O_APPEND; -EROFS; -EBUSY: a
+ * device to be written is in use; -EOPNOTSUPP: not a block device or file.
+ */
+int target_init(struct block_target *target, struct file *file, u32 flags,
+		struct dmabridge_verdict *verdict);
+void target_exit(struct block_target *target);
+/* All reasons why DMA to a peer cannot be used now, apart from the PCI path. */
+void target_p2p_reasons(const struct block_target *target, struct reason_list *list);
+/* The same question, asked by each command. May wait for an inode's lock unless @target is raw. */
+bool target_can_p2p(const struct block_target *target);
+/* The device whose DMA it is, with a PCI function above it; or NULL. */
+struct device *target_device(const struct block_target *target);
+/* For people: the disk's name, else the file system type's. */
+const char *target_name(const struct block_target *target);
+/* Whether [@pos, @end) was data when last asked. */
+bool target_known_data(struct block_target *target, loff_t pos, loff_t end);
+/* How many bytes of [@pos, @end) are data now. Sleeps. */
+u64 target_find_data(struct block_target *target, loff_t pos, loff_t end);
+
+/* --- binding.c -------------------------------------------------------------- */
+
+struct binding_counters {
+	u64 commands[DMABRIDGE_NR_ROUTES];
+	u64 bytes[DMABRIDGE_NR_ROUTES];
+	u64 errors;
+	u64 reissued;
+};
+
+struct block_binding {
+	struct block_target target;
+	struct dmabridge_buffer *buffer;	/* referenced */
+	struct dmabridge_user_state *user;
+	struct dmabridge_verdict verdict;	/* as at bind */
+	struct binding_counters __percpu *counters;
+};
+
+struct file *binding_create(struct dmabridge_buffer *buffer, struct file *target,
+			    struct dmabridge_bind *bind);
+
+/* --- command.c -------------------------------------------------------------- */
+
+/*
+ * An io_uring command, in its PDU. Written before the I/O is submitted; from
+ * then on @pending and @status belong to its completions, and the rest to the
+ * last of these.
+ */
+struct block_command {
+	u64 buffer_offset;
+	u64 file_offset;
+	u32 length;
+	s32 result;
+	atomic_t pending;		/* bios that have not ended */
+	u8 route;			/* enum dmabridge_route */
+	bool write;			/* to the target */
+	blk_status_t status;		/* of a bio that failed */
+};
+
+static inline struct block_command *to_command(struct io_uring_cmd *cmd)
+{
+	return io_uring_cmd_to_pdu(cmd, struct block_command);
+}
+
+static inline struct block_binding *to_binding(struct io_uring_cmd *cmd)
+{
+	return cmd->file->private_data;
+}
+
+int command_issue(struct io_uring_cmd *cmd, unsigned int issue_flags);
+/*
+ * The DMA of a command that was queued has ended: count it, and let the buffer
+ * go. @unproved: how many of the bytes nobody can vouch for. Any context.
+ */
+void command_dma_done(struct io_uring_cmd *cmd, s32 result, u32 unproved);
+/* Post the CQE, after command_dma_done(). Nothing of @cmd may be used after. Any context. */
+void command_post(struct io_uring_cmd *cmd);
+/* It is issued again after -EAGAIN. */
+void command_count_reissue(struct io_uring_cmd *cmd);
+
+/* --- raw.c, file.c ------------------------------------------------------------ */
+
+/*
+ * Issue a command between begin and end. With @nowait it does not sleep for
+ * long. @unproved is set if there is a result at once.
+ *
+ * Return: -EIOCBQUEUED: command_dma_done() and command_post() follow, or came
+ * already; -EAGAIN: only with @nowait, nothing was done; else the result.
+ */
+int raw_issue(struct io_uring_cmd *cmd, bool nowait);
+int file_issue(struct io_uring_cmd *cmd, bool nowait, u32 *unproved);
+
+int raw_init(void);
+void raw_exit(void);
+int file_init(void);
+void file_exit(void);
+
+#endif /* _DMABRIDGE_BLOCK_H */

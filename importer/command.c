@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * io_uring commands on a binding: read, check, begin, issue, end, post.
+ *
+ * -EAGAIN of an inline issue goes back to io_uring, which calls again from a
+ * thread that may sleep. -EAGAIN that arrives later is dealt with in raw.c and
+ * file.c. User space sees neither.
+ */
+#include <linux/fsnotify.h>
+#include <linux/overflow.h>
+
+#include "block.h"
+
+static bool is_p2p(u32 route)
+{
+	return route == DMABRIDGE_ROUTE_P2P_BUS || route == DMABRIDGE_ROUTE_P2P_HOST_BRIDGE;
+}
+
+/* The SQE may be user memory still, which can change: each field is read once. */
+static int parse(struct io_uring_cmd *cmd, struct block_command *command)
+{
+	const struct dmabridge_uring_cmd *args = io_uring_sqe_cmd(cmd->sqe,
+								  struct dmabridge_uring_cmd);
+
+	switch (cmd->cmd_op) {
+	case DMABRIDGE_URING_READ:
+		command->write = false;
+		break;
+	case DMABRIDGE_URING_WRITE:
+		command->write = true;
+		break;
+	default:
+		return -ENOTTY;
+	}
+	if (cmd->flags & IORING_URING_CMD_MASK || READ_ONCE(cmd->sqe->buf_index) ||
+	    READ_ONCE(cmd->sqe->splice_fd_in) || READ_ONCE(args->flags) ||
+	    READ_ONCE(args->__reserved))
+		return -EINVAL;
+	command->buffer_offset = READ_ONCE(cmd->sqe->addr);
+	command->length = READ_ONCE(cmd->sqe->len);
+	command->file_offset = READ_ONCE(args->file_offset);
+	return 0;
+}
+
+static int check(const struct block_binding *binding, const struct block_command *command)
+{
+	const struct block_target *target = &binding->target;
+	u64 end;
+
+	if (!(target->flags & (command->write ? DMABRIDGE_BIND_WRITE : DMABRIDGE_BIND_READ)))
+		return -EBADF;
+	if (check_add_overflow(command->buffer_offset, command->length, &end) ||
+	    end > dmabridge_buffer_size(binding->buffer))
+		return -ERANGE;
+	if (command->length > COMMAND_MAX_LENGTH ||
+	    (command->file_offset | command->length) & (target->offset_align - 1) ||
+	    command->buffer_offset & (target->memory_align - 1) ||
+	    check_add_overflow(command->file_offset, command->length, &end) || end > LLONG_MAX)
+		return -EINVAL;
+	/* It can be set on an open file, and would send every write to the end. */
+	if (command->write && READ_ONCE(target->file->f_flags) & O_APPEND)
+		return -EINVAL;
+	return 0;
+}
+
+static void count(struct block_binding *binding, const struct block_command *command, s32 result,
+		  u32 unproved)
+{
+	u32 proved;
+
+	if (result < 0) {
+		this_cpu_inc(binding->counters->errors);
+		return;
+	}
+	unproved = min_t(u32, unproved, result);
+	proved = result - unproved;
+	/* A command with a byte in doubt is in doubt; bytes are told apart. */
+	this_cpu_inc(binding->counters->commands[unproved ? DMABRIDGE_ROUTE_UNPROVED :
+							    command->route]);
+	if (proved)
+		this_cpu_add(binding->counters->bytes[command->route], proved);
+	if (unproved)
+		this_cpu_add(binding->counters->bytes[DMABRIDGE_ROUTE_UNPROVED], unproved);
+}
+
+/* NVMe, for one, says "invalid" if the PCI core does not let it reach a peer. */
+static s32 final_result(const struct block_command *command, s32 result)
+{
+	if (result == -EINVAL && is_p2p(command->route))
+		return -EREMOTEIO;
+	return result;
+}
+
+void command_dma_done(struct io_uring_cmd *cmd, s32 result, u32 unproved)
+{
+	struct block_binding *binding = to_binding(cmd);
+	struct block_command *command = to_command(cmd);
+
+	command->result = final_result(command, result);
+	count(binding, command, command->result, unproved);
+	dmabridge_io_end(binding->user);
+}
+
+static void post_in_task(struct io_tw_req tw_req, io_tw_token_t tw)
+{
+	struct io_uring_cmd *cmd = io_uring_cmd_from_tw(tw_req);
+	struct block_command *command = to_command(cmd);
+	struct file *file = to_binding(cmd)->target.file;
+
+	if (command->result >= 0) {
+		if (command->write)
+			fsnotify_modify(file);
+		else
+			fsnotify_access(file);
+	}
+	io_uring_cmd_done(cmd, command->result, IO_URING_CMD_TASK_WORK_ISSUE_FLAGS);
+}
+
+/* Lazily: it posts one CQE and nothing else waits for it. */
+void command_post(struct io_uring_cmd *cmd)
+{
+	io_uring_cmd_do_in_task_lazy(cmd, post_in_task);
+}
+
+void command_count_reissue(struct io_uring_cmd *cmd)
+{
+	this_cpu_inc(to_binding(cmd)->counters->reissued);
+}
+
+/* Between parse and result. */
+static int run(struct io_uring_cmd *cmd, bool nowait, u32 *unproved)
+{
+	struct block_binding *binding = to_binding(cmd);
+	struct block_command *command = to_command(cmd);
+	enum dma_data_direction dir = command->write ? DMA_TO_DEVICE : DMA_FROM_DEVICE;
+	u32 route;
+	int ret;
+
+	ret = dmabridge_io_begin(binding->user, dir, nowait, &route);
+	if (ret)
+		return ret;
+	command->route = route;
+	if (is_p2p(route) && unlikely(!target_can_p2p(&binding->target)))
+		ret = -EREMOTEIO;
+	else if (binding->target.raw)
+		ret = raw_issue(cmd, nowait);
+	else
+		ret = file_issue(cmd, nowait, unproved);
+	if (ret != -EIOCBQUEUED)
+		dmabridge_io_end(binding->user);
+	return ret;
+}
+
+int command_issue(struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	struct block_binding *binding = to_binding(cmd);
+	struct block_command *command = to_command(cmd);
+	u32 unproved = 0;
+	int ret;
+
+	if (cmd->flags & IORING_URING_CMD_REISSUE)
+		command_count_reissue(cmd);
+	command->route = DMABRIDGE_ROUTE_NONE;
+	ret = parse(cmd, command);
+	if (!ret)
+		ret = check(binding, command);
+	/* As with read(2): nothing is asked of the target, nothing is counted. */
+	if (!ret && !command->length)
+		return 0;
+	if (!ret)
+		ret = run(cmd, issue_flags & IO_URING_F_NONBLOCK, &unproved);
+	if (ret == -EIOCBQUEUED || ret == -EAGAIN)
+		return ret;
+	ret = final_result(command, ret);
+	count(binding, command, ret, unproved);
+	return ret;
+}
