@@ -25,7 +25,7 @@ select_kernel() {
     grep -qxF -- "$KERNEL" <<<"$kernels" || die "no kernel '$KERNEL' in the tree" "choose one of: $(paste -sd' ' <<<"$kernels")"
 }
 
-# need_build [--no-modules]: brings user space, and the modules for KERNEL, up to date.
+# need_build [--no-modules] [--tests]: brings user space, and the modules for KERNEL, up to date; the tests only if asked.
 need_build() {
     local log=$BUILD/build.log
     [[ -e $CHECKOUT/meson.build ]] || die "$CHECKOUT/meson.build is missing" "use a complete checkout"

@@ -4,6 +4,7 @@
 import argparse
 import ctypes
 import difflib
+import errno
 import fcntl
 import fnmatch
 import os
@@ -97,6 +98,16 @@ def _boots(command):
         qemu.wait()
 
 
+def _link_or_copy(source, target):
+    # --run-dir may be on another file system, or be mounted as one.
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copy2(source, target)
+
+
 class Run:
     """A run directory, and the QEMU arguments that belong to what lies in it."""
 
@@ -153,13 +164,13 @@ class Run:
         (self.path / "guest.env").write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in environment.items()))
 
     def _snapshot_build(self):
-        """Links to what is installed now, so that another build during this run changes nothing here."""
+        """What is installed now, so that another build during this run changes nothing here."""
         if self.options.build:
             installed = Path(self.options.build) / "install" / "opt" / "dmabridge"
             if installed.exists():
-                shutil.copytree(installed, self.path / "install", symlinks=True, copy_function=os.link)
+                shutil.copytree(installed, self.path / "install", symlinks=True, copy_function=_link_or_copy)
         if self.options.modules:
-            shutil.copytree(Path(self.options.build) / "modules" / self.options.kernel, self.path / "modules", copy_function=os.link)
+            shutil.copytree(Path(self.options.build) / "modules" / self.options.kernel, self.path / "modules", copy_function=_link_or_copy)
 
     def qemu_arguments(self, ports):
         options, topology = self.options, self.topology

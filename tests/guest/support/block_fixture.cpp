@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT
+#include "block_fixture.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <system_error>
+
+namespace dmabridge::test {
+
+std::uint64_t Bound::bytes_on_all() const {
+  std::uint64_t total = 0;
+  for (const auto& counter : info().routes) total += counter.bytes;
+  return total;
+}
+
+Bound BlockTest::make(const std::string& path, std::uint64_t buffer_size, std::uint32_t policy,
+                      std::uint32_t bind_flags, int target_flags) {
+  Bound bound;
+  bound.buffer = allocate(buffer_size);
+  bound.target = open_file(path, target_flags);
+  bound.binding = bind(bound.buffer.get(), bound.target.get(), policy, bind_flags);
+  return bound;
+}
+
+std::int64_t BlockTest::load(const Bound& bound, std::uint64_t length, std::uint64_t file_offset,
+                             std::uint64_t buffer_offset, std::uint32_t piece) {
+  return ring_.transfer_all(bound.fd(), DMABRIDGE_URING_READ, buffer_offset, length, file_offset,
+                            piece);
+}
+
+std::int64_t BlockTest::save(const Bound& bound, std::uint64_t length, std::uint64_t file_offset,
+                             std::uint64_t buffer_offset) {
+  return ring_.transfer_all(bound.fd(), DMABRIDGE_URING_WRITE, buffer_offset, length, file_offset);
+}
+
+std::vector<std::byte> BlockTest::contents(const Bound& bound, std::uint64_t offset,
+                                           std::uint64_t length) {
+  if (placement(bound.buffer.get()) == DMABRIDGE_PLACEMENT_DEVICE)
+    return host_bytes(bound.buffer.get(), offset, length);
+  const std::uint64_t start = offset & ~std::uint64_t(4095);
+  const Mapping mapping(bound.buffer.get(), offset - start + length, start);
+  const std::byte* bytes = mapping.data() + (offset - start);
+  return {bytes, bytes + length};
+}
+
+std::string BlockTest::difference(const Bound& bound, std::uint64_t length, std::uint8_t tag,
+                                  std::uint64_t pattern_offset, std::uint64_t buffer_offset) {
+  const auto bytes = contents(bound, buffer_offset, length);
+  return pattern_difference(bytes.data(), bytes.size(), tag, pattern_offset);
+}
+
+void BlockTest::expect_only(const Bound& bound, std::uint32_t route, std::uint64_t bytes) {
+  const auto info = bound.info();
+  for (std::uint32_t i = 0; i < DMABRIDGE_NR_ROUTES; i++)
+    EXPECT_EQ(info.routes[i].bytes, i == route ? bytes : 0) << "on route " << i;
+}
+
+std::vector<std::byte> read_file(const std::string& path, std::uint64_t offset,
+                                 std::uint64_t length) {
+  const Fd fd = open_file(path, O_RDONLY);
+  std::vector<std::byte> bytes(length);
+  const ssize_t got = pread(fd.get(), bytes.data(), length, static_cast<off_t>(offset));
+  if (got < 0) throw std::system_error(errno, std::generic_category(), path);
+  bytes.resize(static_cast<std::size_t>(got));
+  return bytes;
+}
+
+}  // namespace dmabridge::test

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "fixture.hpp"
+#include "vgem.hpp"
+
+namespace dmabridge::test {
+
+// A buffer, a target and a binding of the two, with what tests ask of them.
+struct Bound {
+  Fd buffer;
+  Fd target;
+  Binding binding;
+
+  int fd() const { return binding.fd.get(); }
+  dmabridge_binding_info info() const { return binding_info(fd()); }
+  // Bytes that the binding counted on a route.
+  std::uint64_t bytes_on(std::uint32_t route) const { return info().routes[route].bytes; }
+  std::uint64_t bytes_on_all() const;
+};
+
+class BlockTest : public GuestTest {
+ protected:
+  // target_flags: of open(), O_CLOEXEC is added. Does not fail the test if the kernel refuses: look
+  // at binding.error.
+  Bound make(const std::string& path, std::uint64_t buffer_size,
+             std::uint32_t policy = DMABRIDGE_POLICY_REQUIRE,
+             std::uint32_t bind_flags = DMABRIDGE_BIND_READ, int target_flags = O_RDWR);
+
+  std::int64_t load(const Bound& bound, std::uint64_t length, std::uint64_t file_offset = 0,
+                    std::uint64_t buffer_offset = 0, std::uint32_t piece = 1 << 20);
+  std::int64_t save(const Bound& bound, std::uint64_t length, std::uint64_t file_offset = 0,
+                    std::uint64_t buffer_offset = 0);
+
+  // The bytes as the host sees them if the buffer is on its device, else through a CPU mapping.
+  std::vector<std::byte> contents(const Bound& bound, std::uint64_t offset, std::uint64_t length);
+  std::string difference(const Bound& bound, std::uint64_t length, std::uint8_t tag,
+                         std::uint64_t pattern_offset = 0, std::uint64_t buffer_offset = 0);
+
+  // All bytes counted are on this route, and there are this many.
+  void expect_only(const Bound& bound, std::uint32_t route, std::uint64_t bytes);
+
+  Ring ring_{64};
+};
+
+// Bytes of a file, by way of the page cache.
+std::vector<std::byte> read_file(const std::string& path, std::uint64_t offset,
+                                 std::uint64_t length);
+
+}  // namespace dmabridge::test

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: MIT
+//
+// vgem, the kernel's driver for a GPU that is none: a real importer of dma-bufs (a static one, with
+// no PCI function), and a source of fences.
+#pragma once
+
+#include <cstdint>
+
+#include "fd.hpp"
+
+namespace dmabridge::test {
+
+class Vgem {
+ public:
+  // Loads the driver, and opens its node. Throws std::runtime_error.
+  Vgem();
+
+  // Imports a dma-buf: 0 and its handle, or -errno.
+  int import(int dma_buf, std::uint32_t* handle);
+  void close(std::uint32_t handle);
+
+  // A dma-buf of vgem's own.
+  Fd export_new(std::uint64_t size);
+
+  // Puts an unsignalled write fence on a dma-buf that is of vgem's own. vgem signals it by itself
+  // after 10 s.
+  std::uint32_t attach_fence(int dma_buf);
+  void signal_fence(std::uint32_t fence);
+
+ private:
+  Fd fd_;
+};
+
+// Puts the fences of one dma-buf on another, as those of writers.
+void copy_fences(int from, int to);
+
+}  // namespace dmabridge::test

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+#include "arguments.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+namespace dmabridge::command {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+template <typename Wanted>
+auto parsed(std::vector<std::string> line) -> Wanted {
+  line.insert(line.begin(), "dmabridge");
+  auto result = parse(line);
+  if (auto* wanted = std::get_if<Wanted>(&result)) return *wanted;
+  ADD_FAILURE() << "parsed to something else: "
+                << (std::holds_alternative<message>(result) ? std::get<message>(result).text : "");
+  return {};
+}
+
+auto refusal(std::vector<std::string> line) -> std::string {
+  const auto said = parsed<message>(std::move(line));
+  EXPECT_TRUE(said.is_error) << said.text;
+  return said.text;
+}
+
+TEST(arguments, defaults) {
+  const auto load = parsed<load_arguments>({"load", "file"});
+  EXPECT_EQ(load.path, "file");
+  EXPECT_EQ(load.policy, policy::prefer);
+  EXPECT_EQ(load.depth, 16U);
+  EXPECT_EQ(load.block_size, 1U << 20);
+  EXPECT_FALSE(load.length || load.size || load.keep || load.json);
+  EXPECT_TRUE(load.successor.empty());
+  EXPECT_TRUE(parsed<info_arguments>({"info"}).buffer.empty());
+}
+
+TEST(arguments, all_of_load) {
+  const auto load = parsed<load_arguments>(
+      {"load", "--json", "--region", "vram0", "--offset", "1M", "--length", "64K", "--at", "4096",
+       "--size", "2GiB", "--policy", "require", "--depth", "8", "--block-size", "128K", "file"});
+  EXPECT_TRUE(load.json);
+  EXPECT_EQ(load.region, "vram0");
+  EXPECT_EQ(load.offset, 1U << 20);
+  EXPECT_EQ(load.length, 65536U);
+  EXPECT_EQ(load.at, 4096U);
+  EXPECT_EQ(load.size, std::uint64_t{2} << 30);
+  EXPECT_EQ(load.policy, policy::require);
+  EXPECT_EQ(load.depth, 8U);
+  EXPECT_EQ(load.block_size, 131072U);
+}
+
+TEST(arguments, successor_is_left_alone) {
+  const auto load =
+      parsed<load_arguments>({"load", "file", "--", "program", "--json", "--", "--policy"});
+  EXPECT_THAT(load.successor, ElementsAre("program", "--json", "--", "--policy"));
+  EXPECT_FALSE(load.json);
+  EXPECT_THAT(refusal({"load", "file", "--"}), HasSubstr("COMMAND"));
+  EXPECT_THAT(refusal({"load", "file", "--keep", "--", "program"}), HasSubstr("--keep"));
+}
+
+TEST(arguments, save) {
+  const auto save = parsed<save_arguments>({"save", "out", "--buffer", "fd:3", "--force"});
+  EXPECT_EQ(save.buffer, "fd:3");
+  EXPECT_TRUE(save.force);
+  EXPECT_EQ(parsed<save_arguments>({"save", "--", "-odd-name"}).path, "-odd-name");
+}
+
+TEST(arguments, what_makes_no_sense_is_named) {
+  EXPECT_THAT(refusal({}), HasSubstr("subcommand"));
+  EXPECT_THAT(refusal({"load"}), HasSubstr("FILE"));
+  EXPECT_THAT(refusal({"load", "file", "--policy", "maybe"}), HasSubstr("\"maybe\""));
+  EXPECT_THAT(refusal({"load", "file", "--size", "1X"}), HasSubstr("\"1X\""));
+  EXPECT_THAT(refusal({"load", "file", "--depth", "0"}), HasSubstr("--depth"));
+  EXPECT_THAT(refusal({"load", "file", "--block-size", "4G"}), HasSubstr("below 4G"));
+  EXPECT_THAT(refusal({"load", "file", "--block-size", "0"}), HasSubstr("above 0"));
+  EXPECT_THAT(refusal({"load", "file", "--buffer", "fd:3", "--size", "1M"}), HasSubstr("--size"));
+  EXPECT_THAT(refusal({"load", "file", "--buffer", "fd:3", "--region", "r"}),
+              HasSubstr("--region"));
+  EXPECT_THAT(refusal({"load", "file", "more"}), HasSubstr("more"));
+  EXPECT_THAT(refusal({"info", "--nonsense"}), HasSubstr("--nonsense"));
+  EXPECT_THAT(refusal({"explode"}), HasSubstr("explode"));
+}
+
+TEST(arguments, help_and_version) {
+  EXPECT_THAT(parsed<message>({"--version"}).text, testing::MatchesRegex("dmabridge [0-9.]+\n"));
+  for (const auto* subcommand : {"info", "load", "save"}) {
+    const auto help = parsed<message>({subcommand, "--help"});
+    EXPECT_FALSE(help.is_error);
+    EXPECT_THAT(help.text, HasSubstr("Examples:"));
+  }
+}
+
+}  // namespace
+}  // namespace dmabridge::command

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MIT
+// Keys that --json prints: programs rely on them, so none may vanish or change its name.
+#include "json.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <string>
+#include <vector>
+
+namespace dmabridge::command {
+namespace {
+
+auto keys(const json& object) -> std::vector<std::string> {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : object.items()) names.push_back(name);
+  return names;
+}
+
+using testing::ElementsAre;
+
+TEST(json, reason) {
+  const auto object = to_json(reason{.code = DMABRIDGE_REASON_ACS_REDIRECT,
+                                     .blocks_p2p = true,
+                                     .device = pci_address::unpack(0x100),
+                                     .value = 4});
+  EXPECT_THAT(keys(object), ElementsAre("code", "id", "text", "evidence", "remedy", "device",
+                                        "value", "name", "blocks_p2p", "blocks_move"));
+  EXPECT_EQ(object["id"], "acs_redirect");
+  EXPECT_EQ(object["device"], "0000:01:00.0");
+  EXPECT_TRUE(to_json(reason{})["device"].is_null());
+}
+
+TEST(json, verdict) {
+  const auto object = to_json(verdict{.route = route::system, .policy = policy::prefer});
+  EXPECT_THAT(keys(object),
+              ElementsAre("route", "state", "policy", "distance", "reasons", "unreported_reasons"));
+  EXPECT_EQ(object["route"], "system");
+  EXPECT_EQ(object["state"], "confirmed");
+  EXPECT_TRUE(object["distance"].is_null());
+  EXPECT_TRUE(object["reasons"].is_array());
+}
+
+TEST(json, region) {
+  region_info region;
+  region.name = "vram0";
+  EXPECT_THAT(keys(to_json(region, true)),
+              ElementsAre("id", "name", "node", "kind", "device", "bar", "driver", "pages",
+                          "takes_unrevocable", "size", "available", "limit", "move_limit",
+                          "buffers", "may_allocate"));
+}
+
+TEST(json, buffer) {
+  buffer_info buffer;
+  buffer.chunks = {{.offset = 4096, .length = 8192}};
+  buffer.users = {{.kind = user_kind::binding, .name = "nvme0n1"}};
+  const auto object = to_json(buffer);
+  EXPECT_THAT(keys(object),
+              ElementsAre("region", "region_id", "size", "placement", "policy", "revoked",
+                          "generation", "moves", "last_move", "last_refused", "chunks", "users"));
+  EXPECT_EQ(object["chunks"][0]["offset"], 4096);
+  EXPECT_TRUE(object["last_move"].is_null());
+  EXPECT_THAT(keys(object["users"][0]),
+              ElementsAre("kind", "name", "driver", "device", "policy", "p2p", "peer2peer",
+                          "revocable", "pinned", "needs_system", "needs_device", "verdict"));
+}
+
+TEST(json, only_routes_that_were_taken) {
+  route_counters routes{};
+  routes[DMABRIDGE_ROUTE_P2P_BUS] = {.commands = 2, .bytes = 8192};
+  const auto object = to_json(routes);
+  EXPECT_THAT(keys(object), ElementsAre("p2p_bus"));
+  EXPECT_EQ(object["p2p_bus"]["bytes"], 8192);
+  EXPECT_TRUE(to_json(route_counters{}).is_object());
+}
+
+TEST(json, error) {
+  const error failure({.kind = error_kind::refused,
+                       .attempted = "bind",
+                       .code = EOPNOTSUPP,
+                       .reasons = {{.code = DMABRIDGE_REASON_NO_PAGES}},
+                       .remedies = {"do this"}});
+  const auto object = to_json(failure);
+  EXPECT_THAT(keys(object), ElementsAre("kind", "message", "attempted", "detail", "errno",
+                                        "reasons", "unreported_reasons", "remedies"));
+  EXPECT_EQ(object["kind"], "refused");
+  EXPECT_EQ(object["errno"]["name"], "EOPNOTSUPP");
+  EXPECT_EQ(object["reasons"][0]["id"], "no_pages");
+  EXPECT_TRUE(to_json(error({.attempted = "x"}))["errno"].is_null());
+}
+
+}  // namespace
+}  // namespace dmabridge::command

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: MIT
+// Transfers over a ring that behaves as badly as a real one can.
+#include "dmabridge/transfer.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <functional>
+#include <optional>
+#include <random>
+#include <vector>
+
+#include "error_of.hpp"
+#include "transfer_run.hpp"
+
+namespace dmabridge {
+namespace {
+
+using test::error_of;
+using testing::HasSubstr;
+
+constexpr std::uint32_t align = 512;
+
+// A file and a buffer, and a kernel between the two that completes in any order.
+class fake_ring : public command_ring {
+ public:
+  fake_ring(std::size_t file, std::size_t buffer, unsigned seed)
+      : file_bytes(file), buffer_bytes(buffer), random(seed) {
+    for (auto& byte : file_bytes) byte = static_cast<std::byte>(random());
+  }
+
+  void queue(const command& what) override {
+    EXPECT_EQ(what.file_offset % align, 0U);
+    EXPECT_EQ(what.buffer_offset % align, 0U);
+    EXPECT_EQ(what.length % align, 0U);
+    EXPECT_GT(what.length, 0U);
+    EXPECT_LE(what.buffer_offset + what.length, buffer_bytes.size());
+    pending.push_back(what);
+    most_in_flight = std::max(most_in_flight, pending.size());
+  }
+
+  auto submit_and_wait(std::span<completion> done) -> int override {
+    if (!waits.empty()) {
+      const auto result = waits.back();
+      waits.pop_back();
+      if (result < 0) return result;
+    }
+    EXPECT_FALSE(pending.empty()) << "waiting for nothing hangs";
+    if (pending.empty()) return -EDEADLK;
+    const auto count = std::min(1 + random() % pending.size(), done.size());
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto chosen = static_cast<std::ptrdiff_t>(random() % pending.size());
+      const auto what = pending[static_cast<std::size_t>(chosen)];
+      pending.erase(pending.begin() + chosen);
+      done[i] = {.tag = what.tag, .result = result_of(what)};
+    }
+    return static_cast<int>(count);
+  }
+
+  auto result_of(const command& what) -> int {
+    ++served;
+    if (on_command) on_command();
+    if (fault) {
+      if (const auto result = fault(what)) return *result;
+    }
+    const auto start = std::min<std::size_t>(what.file_offset, file_bytes.size());
+    auto length = std::min<std::size_t>(what.length, file_bytes.size() - start);
+    // A short one is whole units, as nothing else can come of direct I/O short of the end.
+    if (short_ones && length > align && random() % 3 == 0) {
+      length = (1 + random() % (length / align)) * align;
+    }
+    const auto from = file_bytes.begin() + static_cast<std::ptrdiff_t>(start);
+    const auto into = buffer_bytes.begin() + static_cast<std::ptrdiff_t>(what.buffer_offset);
+    if (writing) {
+      std::copy_n(into, length, from);
+    } else {
+      std::copy_n(from, length, into);
+    }
+    return static_cast<int>(length);
+  }
+
+  std::vector<std::byte> file_bytes;
+  std::vector<std::byte> buffer_bytes;
+  std::mt19937 random;
+  std::vector<command> pending;
+  std::vector<int> waits;  // results of the next waits, last first; 0: a real one
+  std::function<std::optional<int>(const command&)> fault;
+  std::function<void()> on_command;
+  bool short_ones = false;
+  bool writing = false;
+  std::size_t most_in_flight = 0;
+  std::size_t served = 0;
+};
+
+auto run(fake_ring& ring, const transfer_range& range, unsigned depth = 4,
+         std::uint32_t block = 4096, transfer_options options = {}) -> transfer_result {
+  transfer_slots slots(depth);
+  auto result = run_transfer(ring, slots, ring.writing ? direction::write : direction::read, range,
+                             align, block, options);
+  EXPECT_TRUE(ring.pending.empty()) << "commands left in flight";
+  EXPECT_EQ(slots.free.size(), depth);
+  EXPECT_LE(ring.most_in_flight, depth);
+  return result;
+}
+
+auto same(const fake_ring& ring, const transfer_range& range) -> bool {
+  return std::equal(
+      ring.file_bytes.begin() + static_cast<std::ptrdiff_t>(range.file_offset),
+      ring.file_bytes.begin() + static_cast<std::ptrdiff_t>(range.file_offset + range.length),
+      ring.buffer_bytes.begin() + static_cast<std::ptrdiff_t>(range.buffer_offset));
+}
+
+TEST(transfer, nothing_is_done_for_no_bytes) {
+  fake_ring ring(0, 4096, 1);
+  const auto result = run(ring, {});
+  EXPECT_EQ(result.error, 0);
+  EXPECT_EQ(result.commands, 0U);
+  EXPECT_FALSE(result.ended_early);
+}
+
+TEST(transfer, any_range_arrives_whatever_the_order_and_however_short_the_completions) {
+  std::mt19937 random(20260105);
+  for (int round = 0; round < 2000; ++round) {
+    const auto size = random() % 100000;
+    fake_ring ring(size, 128 << 10, static_cast<unsigned>(random()));
+    ring.short_ones = round % 2 == 1;
+    const auto offset = random() % (size + 1) / align * align;
+    const transfer_range range{.file_offset = offset,
+                               .buffer_offset = random() % 8 * align,
+                               .length = random() % (size - offset + 1)};
+    const auto depth = static_cast<unsigned>(1 + random() % 16);
+    const auto block = static_cast<std::uint32_t>((1 + random() % 32) * align);
+    const auto result = run(ring, range, depth, block);
+    ASSERT_EQ(result.error, 0);
+    ASSERT_FALSE(result.ended_early);
+    ASSERT_EQ(result.bytes, range.length);
+    ASSERT_EQ(result.commands, ring.served);
+    ASSERT_TRUE(same(ring, range)) << "round " << round;
+  }
+}
+
+TEST(transfer, saves_too) {
+  std::mt19937 random(20260106);
+  for (int round = 0; round < 500; ++round) {
+    const auto length = random() % 60000;
+    fake_ring ring(64 << 10, 64 << 10, static_cast<unsigned>(random()));
+    ring.writing = true;
+    ring.short_ones = round % 2 == 1;
+    for (auto& byte : ring.buffer_bytes) byte = static_cast<std::byte>(random());
+    const transfer_range range{.length = length};
+    const auto result = run(ring, range, 8);
+    ASSERT_EQ(result.error, 0);
+    ASSERT_EQ(result.bytes, length);
+    ASSERT_TRUE(same(ring, range));
+  }
+}
+
+TEST(transfer, keeps_the_queue_full) {
+  fake_ring ring(1 << 20, 1 << 20, 7);
+  EXPECT_EQ(run(ring, {.length = 1 << 20}, 8).commands, 256U);
+  EXPECT_EQ(ring.most_in_flight, 8U);
+}
+
+TEST(transfer, file_that_shrank_is_told_and_counted) {
+  for (const std::size_t left : {0U, 512U, 5000U, 8192U, 40000U}) {
+    fake_ring ring(left, 128 << 10, 11);
+    const auto result = run(ring, {.length = 65536});
+    EXPECT_EQ(result.error, 0);
+    EXPECT_TRUE(result.ended_early) << left;
+    EXPECT_EQ(result.bytes, left);
+  }
+}
+
+TEST(transfer, bytes_behind_the_range_are_not_counted) {
+  fake_ring ring(8192, 8192, 13);
+  const auto result = run(ring, {.length = 1000});
+  EXPECT_EQ(result.bytes, 1000U);
+  EXPECT_FALSE(result.ended_early);
+}
+
+TEST(transfer, error_in_the_middle_ends_it_and_names_the_place) {
+  fake_ring ring(1 << 20, 1 << 20, 17);
+  ring.fault = [](const command& what) -> std::optional<int> {
+    if (what.file_offset == 65536) return -EIO;
+    return {};
+  };
+  const auto result = run(ring, {.length = 1 << 20}, 8);
+  EXPECT_EQ(result.error, -EIO);
+  EXPECT_EQ(result.error_offset, 65536U);
+  EXPECT_LT(ring.served, 64U) << "went on after the error";
+}
+
+TEST(transfer, of_several_errors_the_first_in_the_file_is_reported) {
+  for (unsigned seed = 0; seed < 50; ++seed) {
+    fake_ring ring(32768, 32768, seed);
+    ring.fault = [](const command& what) -> std::optional<int> {
+      if (what.file_offset == 4096) return -EREMOTEIO;
+      if (what.file_offset == 8192) return -EIO;
+      return {};
+    };
+    const auto result = run(ring, {.length = 32768}, 8);
+    EXPECT_EQ(result.error, -EREMOTEIO);
+    EXPECT_EQ(result.error_offset, 4096U);
+  }
+}
+
+TEST(transfer, write_that_gets_nowhere_is_an_error_not_a_loop) {
+  fake_ring ring(65536, 65536, 19);
+  ring.writing = true;
+  ring.fault = [](const command& what) -> std::optional<int> {
+    if (what.file_offset == 8192) return 0;
+    return {};
+  };
+  EXPECT_EQ(run(ring, {.length = 65536}).error, -EIO);
+  ring.fault = [](const command&) -> std::optional<int> { return 100; };
+  EXPECT_EQ(run(ring, {.length = 65536}).error, -EIO);
+}
+
+TEST(transfer, interrupted_wait_is_repeated) {
+  fake_ring ring(65536, 65536, 23);
+  ring.waits = {-EINTR, 0, -EINTR, -EINTR};
+  const auto result = run(ring, {.length = 65536});
+  EXPECT_EQ(result.error, 0);
+  EXPECT_EQ(result.bytes, 65536U);
+}
+
+TEST(transfer, stops_when_told_and_waits_for_what_is_in_flight) {
+  fake_ring ring(1 << 20, 1 << 20, 29);
+  std::atomic<bool> stop = false;
+  ring.on_command = [&] { stop = ring.served >= 10; };
+  const auto result = run(ring, {.length = 1 << 20}, 8, 4096, {.stop = &stop});
+  EXPECT_EQ(result.error, -ECANCELED);
+  EXPECT_LT(ring.served, 30U);
+}
+
+TEST(transfer, stop_that_comes_too_late_changes_nothing) {
+  fake_ring ring(8192, 8192, 31);
+  std::atomic<bool> stop = false;
+  ring.on_command = [&] { stop = ring.served == 2; };
+  EXPECT_EQ(run(ring, {.length = 8192}, 8, 4096, {.stop = &stop}).error, 0);
+}
+
+TEST(transfer, broken_ring_ends_it) {
+  fake_ring ring(65536, 65536, 37);
+  ring.waits = {-ENXIO};
+  transfer_slots slots(4);
+  const auto result =
+      run_transfer(ring, slots, direction::read, {.length = 65536}, align, 4096, {});
+  EXPECT_EQ(result.error, -ENXIO);
+  EXPECT_LT(slots.free.size(), 4U) << "slots that the ring still has must stay taken";
+}
+
+TEST(transfer, progress_only_grows_and_ends_at_all_of_it) {
+  fake_ring ring(65536, 65536, 41);
+  std::uint64_t last = 0;
+  const auto note = [&](std::uint64_t done) {
+    EXPECT_GE(done, last);
+    last = done;
+  };
+  run(ring, {.length = 60001}, 4, 4096, {.progress = note});
+  EXPECT_EQ(last, 60001U);
+}
+
+auto limits() -> binding_info {
+  return {.offset_align = align, .memory_align = 4096, .max_length = 1 << 20, .buffer_size = 65536};
+}
+
+TEST(transfer_check, cuts_blocks_to_what_the_binding_takes) {
+  EXPECT_EQ(check_transfer(limits(), {.length = 65536}, {.block_size = 8192}), 8192U);
+  EXPECT_EQ(check_transfer(limits(), {.length = 65536}, {.block_size = 4 << 20}), 1U << 20);
+  auto odd = limits();
+  odd.max_length = 10000;
+  EXPECT_EQ(check_transfer(odd, {.length = 65536}, {}), 8192U);
+}
+
+TEST(transfer_check, refuses_what_cannot_be) {
+  const auto refused = [](const transfer_range& range, transfer_options options = {}) {
+    const auto failure = error_of([&] { check_transfer(limits(), range, options); });
+    EXPECT_EQ(failure.kind(), error_kind::usage);
+    return std::string(failure.what());
+  };
+  EXPECT_THAT(refused({.file_offset = 100, .length = 1}), HasSubstr("no multiple of 512"));
+  EXPECT_THAT(refused({.buffer_offset = 512, .length = 1}), HasSubstr("no multiple of 4096"));
+  EXPECT_THAT(refused({.length = 65537}), HasSubstr("do not fit the 65536 bytes"));
+  EXPECT_THAT(refused({.buffer_offset = 61440, .length = 4097}), HasSubstr("do not fit"));
+  EXPECT_THAT(refused({.buffer_offset = 1 << 20, .length = 1}),
+              HasSubstr("do not fit the 0 bytes"));
+  EXPECT_THAT(refused({.file_offset = ~std::uint64_t{511}, .length = 4096}),
+              HasSubstr("more than a file can have"));
+  EXPECT_THAT(refused({.file_offset = std::uint64_t{1} << 63, .length = 1}),
+              HasSubstr("more than a file can have"));
+  EXPECT_THAT(refused({.length = 1}, {.block_size = 1000}), HasSubstr("block size of 1000"));
+  EXPECT_THAT(refused({.length = 1}, {.block_size = 0}), HasSubstr("block size of 0"));
+  EXPECT_THAT(refused({.length = ~std::uint64_t{0}}), HasSubstr("more than a file can have"));
+}
+
+TEST(transfer_engine, refuses_queue_depths_that_are_none) {
+  for (const auto depth : {0U, 4097U}) {
+    EXPECT_THAT(error_of([&] { transfer_engine engine({.queue_depth = depth}); }).what(),
+                HasSubstr("between 1 and 4096"));
+  }
+}
+
+}  // namespace
+}  // namespace dmabridge

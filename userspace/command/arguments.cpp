@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT
+#include "arguments.hpp"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <iterator>
+#include <limits>
+#include <sstream>
+
+#include "dmabridge/size.hpp"
+
+namespace dmabridge::command {
+namespace {
+
+constexpr auto load_examples =
+    "Examples:\n"
+    "  dmabridge load model.bin                       load, report how, release the buffer\n"
+    "  dmabridge load model.bin --policy require      peer to peer, or nothing and why\n"
+    "  dmabridge load model.bin --keep                for other processes, until Ctrl-C\n"
+    "  dmabridge load model.bin -- ./train            ./train gets the buffer as fd "
+    "$DMABRIDGE_BUFFER_FD\n"
+    "  dmabridge load /dev/nvme0n1 --offset 1M --length 64M --region 0000:03:00.0\n";
+constexpr auto save_examples =
+    "Examples:\n"
+    "  dmabridge save out.bin --buffer pid:4711:5     a buffer that process 4711 has as fd 5\n"
+    "  dmabridge save out.bin --buffer fd:3 --length 1000000\n"
+    "  dmabridge save /dev/nvme0n1 --buffer fd:3 --offset 1M --force\n";
+constexpr auto info_examples =
+    "Examples:\n"
+    "  dmabridge info                                 all regions\n"
+    "  dmabridge info --buffer pid:4711:5             where a buffer is, who uses it, and why\n"
+    "  dmabridge info --json\n";
+constexpr auto buffer_help =
+    "fd:N: inherited fd N; pid:PID:FD: fd number FD of process PID. Without it: "
+    "fd:$DMABRIDGE_BUFFER_FD where that is set";
+
+auto size_of(const std::string& name, const std::string& text) -> std::uint64_t {
+  const auto bytes = parse_size(text);
+  if (!bytes) {
+    throw CLI::ValidationError(
+        name, fmt::format("\"{}\" is no size; write bytes, or 64K, 1M, 2GiB, 5MB …", text));
+  }
+  return *bytes;
+}
+
+template <typename Target>
+void add_size(CLI::App& app, const std::string& name, Target& target, const std::string& help) {
+  app.add_option_function<std::string>(
+         name, [&target, name](const std::string& text) { target = size_of(name, text); }, help)
+      ->type_name("SIZE");
+}
+
+void add_transfer(CLI::App& app, transfer_arguments& into) {
+  app.add_flag("--json", into.json, "print one JSON object");
+  add_size(app, "--offset", into.offset, "where to begin in the file or block device (default 0)");
+  add_size(app, "--length", into.length, "how many bytes (default: all)");
+  add_size(app, "--at", into.at, "where to begin in the buffer (default 0)");
+  app.add_option_function<std::string>(
+         "--policy",
+         [&into](const std::string& text) {
+           const auto wanted = parse_policy(text);
+           if (!wanted) {
+             throw CLI::ValidationError(
+                 "--policy", fmt::format("\"{}\" is none of require, prefer, forbid", text));
+           }
+           into.policy = *wanted;
+         },
+         "require: peer to peer or refuse; prefer: peer to peer, else through system memory "
+         "(default); forbid: never peer to peer")
+      ->type_name("POLICY");
+  app.add_option("--depth", into.depth, "commands in flight")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app.add_option_function<std::string>(
+         "--block-size",
+         [&into](const std::string& text) {
+           const auto bytes = size_of("--block-size", text);
+           if (bytes == 0 || bytes > std::numeric_limits<std::uint32_t>::max()) {
+             throw CLI::ValidationError("--block-size", "must be above 0 and below 4G");
+           }
+           into.block_size = static_cast<std::uint32_t>(bytes);
+         },
+         "bytes of one command (default 1M)")
+      ->type_name("SIZE");
+}
+
+// CLI11 would take what follows "--" for more files.
+auto cut_successor(std::vector<std::string>& command_line)
+    -> std::optional<std::vector<std::string>> {
+  if (command_line.size() < 2 || command_line[1] != "load") return {};
+  const auto dashes = std::ranges::find(command_line, "--");
+  if (dashes == command_line.end()) return {};
+  std::vector<std::string> successor(std::next(dashes), command_line.end());
+  command_line.erase(dashes, command_line.end());
+  return successor;
+}
+
+}  // namespace
+
+auto parse(const std::vector<std::string>& command_line) -> arguments {
+  auto own = command_line;
+  const auto successor = cut_successor(own);
+
+  CLI::App app(
+      "Moves files between drives and GPU memory, peer to peer where the machine can, and "
+      "says why where it cannot.",
+      "dmabridge");
+  app.set_version_flag("--version", "dmabridge " DMABRIDGE_VERSION);
+  app.require_subcommand(0, 1);
+  app.footer("Manual pages: dmabridge(1), dmabridge-info(1), dmabridge-load(1), dmabridge-save(1)");
+
+  info_arguments info;
+  auto* info_app = app.add_subcommand("info", "show regions, and a buffer with all who use it");
+  info_app->add_flag("--json", info.json, "print one JSON object");
+  info_app->add_option("--region", info.region, "only this: its name, node or PCI address")
+      ->type_name("REGION");
+  info_app->add_option("--buffer", info.buffer, buffer_help)->type_name("SPEC");
+  info_app->footer(info_examples);
+
+  load_arguments load;
+  auto* load_app = app.add_subcommand("load", "load a file or block device into device memory");
+  load_app->add_option("FILE", load.path, "file or block device to read")->required();
+  auto* load_region =
+      load_app
+          ->add_option("--region", load.region,
+                       "allocate there: name, node or PCI address (default: the only one)")
+          ->type_name("REGION");
+  auto* load_buffer = load_app->add_option("--buffer", load.buffer, buffer_help)->type_name("SPEC");
+  load_buffer->excludes(load_region);
+  add_size(*load_app, "--size", load.size,
+           "of the buffer to allocate (default: as much as is loaded)");
+  load_app->get_option("--size")->excludes(load_buffer);
+  add_transfer(*load_app, load);
+  auto* keep = load_app->add_flag(
+      "--keep", load.keep, "stay until SIGINT or SIGTERM, so that others can use the buffer");
+  load_app->usage("Usage: dmabridge load [OPTION]... FILE [-- COMMAND ARG...]");
+  load_app->footer(load_examples);
+
+  save_arguments save;
+  auto* save_app = app.add_subcommand("save", "save device memory to a file or block device");
+  save_app->add_option("FILE", save.path, "file or block device to write")->required();
+  save_app->add_option("--buffer", save.buffer, buffer_help)->type_name("SPEC");
+  save_app->add_flag("--force", save.force, "replace a file that exists; write to a block device");
+  add_transfer(*save_app, save);
+  save_app->footer(save_examples);
+
+  try {
+    std::vector<std::string> reversed(own.rbegin(), own.rend());
+    if (!reversed.empty()) reversed.pop_back();
+    app.parse(reversed);
+    if (app.get_subcommands().empty()) {
+      throw CLI::ValidationError("subcommand", "one of info, load and save is needed");
+    }
+    if (successor) {
+      if (successor->empty()) throw CLI::ValidationError("--", "needs a COMMAND after it");
+      if (*keep) throw CLI::ValidationError("--keep", "and -- COMMAND exclude each other");
+      load.successor = *successor;
+    }
+  } catch (const CLI::ParseError& stop) {
+    std::ostringstream out;
+    std::ostringstream err;
+    const auto is_error = app.exit(stop, out, err) != 0;
+    return message{.text = is_error ? stop.what() : out.str(), .is_error = is_error};
+  }
+  if (*info_app) return info;
+  if (*load_app) return load;
+  return save;
+}
+
+}  // namespace dmabridge::command

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MIT
+// The command line, as the subcommands want it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "dmabridge/verdict.hpp"
+
+namespace dmabridge::command {
+
+struct info_arguments {
+  bool json = false;
+  std::string region;  // empty: all
+  std::string buffer;  // empty: none
+};
+
+// What load and save have in common.
+struct transfer_arguments {
+  bool json = false;
+  std::string path;
+  std::string buffer;
+  std::uint64_t offset = 0;  // in the file or block device
+  std::optional<std::uint64_t> length;
+  std::uint64_t at = 0;  // in the buffer
+  dmabridge::policy policy = dmabridge::policy::prefer;
+  unsigned depth = 16;
+  std::uint32_t block_size = 1024 * 1024;
+};
+
+struct load_arguments : transfer_arguments {
+  std::string region;
+  std::optional<std::uint64_t> size;
+  bool keep = false;
+  std::vector<std::string> successor;
+};
+
+struct save_arguments : transfer_arguments {
+  bool force = false;
+};
+
+// Text to print instead of running anything: help, a version, or what is wrong.
+struct message {
+  std::string text;
+  bool is_error = false;
+};
+
+using arguments = std::variant<info_arguments, load_arguments, save_arguments, message>;
+
+// `command_line` begins with the program's name.
+auto parse(const std::vector<std::string>& command_line) -> arguments;
+
+}  // namespace dmabridge::command

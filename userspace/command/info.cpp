@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+#include <fmt/format.h>
+
+#include <ostream>
+#include <string_view>
+
+#include "dmabridge/control.hpp"
+#include "dmabridge/error.hpp"
+#include "dmabridge/region.hpp"
+#include "dmabridge/size.hpp"
+#include "report.hpp"
+#include "subcommands.hpp"
+
+namespace dmabridge::command {
+namespace {
+
+auto yes_no(bool value) -> const char* {
+  return value ? "yes" : "no";
+}
+
+auto line(std::string_view label, const std::string& text) -> std::string {
+  return fmt::format("  {:<12}{}\n", label, text);
+}
+
+auto sized(std::uint64_t bytes) -> std::string {
+  return fmt::format("{} ({} bytes)", format_size(bytes), bytes);
+}
+
+auto describe(const module_info& module) -> std::string {
+  return fmt::format(
+      "module: ABI {}, {} region(s), block importer: {}\n", module.abi_version, module.regions,
+      module.block_importer ? "loaded" : "not loaded (as root: modprobe dmabridge_block)");
+}
+
+auto describe(const region_info& region) -> std::string {
+  auto text = fmt::format("region {}\n", region.name);
+  text += line("node", fmt::format("{} (you may allocate: {})", region.node,
+                                   may_allocate(region) ? "yes" : "no, root and its group may"));
+  text += line("kind", fmt::format("{}, BAR {} of {}", to_string(region.kind), region.bar,
+                                   to_string(region.device)));
+  text += line("driver", region.driver);
+  text += line("size", sized(region.size));
+  text +=
+      line("available", fmt::format("{}, {} buffer(s) allocated, limit {}", sized(region.available),
+                                    region.buffers, format_size(region.limit)));
+  text += line("pages", region.has_pages ? "yes" : "no: block I/O cannot be peer to peer");
+  text += line("unrevocable", region.takes_unrevocable ? "may have peer to peer" : "refused");
+  text += line("move limit", format_size(region.move_limit));
+  return text;
+}
+
+auto describe(const buffer_user& user, std::string_view title) -> std::string {
+  auto text = fmt::format("  {} {} ({}{}{})\n", title, user.name, to_string(user.kind),
+                          user.driver.empty() ? "" : ", driver " + user.driver,
+                          user.device ? ", device " + to_string(*user.device) : "");
+  const auto& word = user.verdict;
+  text += fmt::format("    {:<12}{}, {} by the kernel (policy {}{})\n", "route",
+                      to_string(word.route), to_string(word.state), to_string(user.policy),
+                      word.distance ? fmt::format(", PCI distance {}", *word.distance) : "");
+  text += fmt::format("    {:<12}{} (asked for: {}), can be revoked: {}, pinned: {}\n", "p2p",
+                      user.p2p ? "granted" : "not granted", yes_no(user.peer2peer),
+                      yes_no(user.revocable), yes_no(user.pinned));
+  if (user.needs_system) text += fmt::format("    {:<12}system memory\n", "keeps it in");
+  if (user.needs_device) text += fmt::format("    {:<12}device memory\n", "keeps it in");
+  for (const auto& why : word.reasons) text += format_reason(why, "    ") + "\n";
+  if (word.unreported != 0) {
+    text += fmt::format("    and {} more reason(s) for which there was no room\n", word.unreported);
+  }
+  return text;
+}
+
+auto describe(const std::string& spec, const buffer_info& buffer) -> std::string {
+  auto text = fmt::format("buffer {}\n", spec);
+  text += line("region", buffer.region);
+  text += line("size", sized(buffer.size));
+  text += line("placement", to_string(buffer.placement) +
+                                (buffer.revoked ? ": revoked, its device is gone" : ""));
+  text += line("policy", to_string(buffer.policy));
+  text += line("generation", fmt::format("{}, moved {} time(s)", buffer.generation, buffer.moves));
+  if (buffer.last_move)
+    text += "  last moved for this\n" + format_reason(*buffer.last_move, "  ") + "\n";
+  for (const auto& run : buffer.chunks) {
+    text +=
+        line("chunk", fmt::format("{} bytes at offset {} of the region", run.length, run.offset));
+  }
+  if (buffer.users.empty()) text += line("users", "none");
+  for (const auto& user : buffer.users) text += describe(user, "user");
+  if (buffer.last_refused) text += describe(*buffer.last_refused, "refused");
+  return text;
+}
+
+}  // namespace
+
+auto info(const info_arguments& wanted, surroundings& around) -> int {
+  const control module;
+  auto regions = module.regions();
+  if (!wanted.region.empty()) regions = {find_region(regions, wanted.region)};
+  const auto memory = named_buffer(wanted.buffer, around);
+  const auto known = memory ? std::optional(module.query(memory->descriptor())) : std::nullopt;
+
+  if (wanted.json) {
+    const auto about = module.info();
+    json object = {
+        {"module", {{"abi_version", about.abi_version}, {"block_importer", about.block_importer}}},
+        {"regions", json::array()}};
+    for (const auto& region : regions) {
+      object["regions"].push_back(to_json(region, may_allocate(region)));
+    }
+    if (known) object["buffer"] = to_json(*known);
+    around.out() << object.dump(2) << '\n';
+    return exit_ok;
+  }
+  around.out() << describe(module.info());
+  for (const auto& region : regions) around.out() << describe(region);
+  if (regions.empty()) {
+    around.out()
+        << "no region: no driver exports memory (the generic one: modprobe dmabridge_pci)\n";
+  }
+  if (known) around.out() << describe(wanted.buffer.empty() ? "inherited" : wanted.buffer, *known);
+  return exit_ok;
+}
+
+}  // namespace dmabridge::command
