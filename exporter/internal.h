@@ -200,9 +200,13 @@ int dmabridge_move_locked(struct dmabridge_buffer *buffer, u32 placement,
 			  const struct dmabridge_reason *why, struct dmabridge_verdict *verdict);
 /* Take place_lock. Return: 0; -EINTR: a fatal signal, which is added to @verdict. */
 int dmabridge_place_lock(struct dmabridge_buffer *buffer, struct dmabridge_verdict *verdict);
-/* Whether the buffer's own policy lets it be asked into @placement. */
-int dmabridge_check_policy(const struct dmabridge_buffer *buffer, u32 placement,
-			   struct dmabridge_verdict *verdict);
+/*
+ * Whether a buffer can be asked into @placement: it is not revoked, its policy
+ * allows that, and nobody needs it elsewhere. Else the reason is added to
+ * @verdict. place_lock held.
+ */
+int dmabridge_check_request(struct dmabridge_buffer *buffer, u32 placement,
+			    struct dmabridge_verdict *verdict);
 /* Move on request. */
 int dmabridge_move(struct dmabridge_buffer *buffer, struct dmabridge_move *arg);
 void dmabridge_revoke(struct dmabridge_buffer *buffer);

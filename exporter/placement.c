@@ -45,18 +45,21 @@ static void gate_open(struct dmabridge_buffer *buffer)
 	wake_up_all(&buffer->gate_wait);
 }
 
-/* Return: 0: closed and drained; -EINTR: a fatal signal came, and it is open again. */
+/*
+ * Return: 0: closed and drained; else it is open again: -EINTR: a fatal signal;
+ * -ENODEV: a revoke began, which must not wait for I/O that a move waits for.
+ */
 static int gate_close(struct dmabridge_buffer *buffer)
 {
 	int ret;
 
 	percpu_ref_kill(&buffer->gate);
-	ret = wait_event_killable(buffer->gate_wait, percpu_ref_is_zero(&buffer->gate));
-	if (ret) {
-		gate_open(buffer);
-		return -EINTR;
-	}
-	return 0;
+	ret = wait_event_killable(buffer->gate_wait, percpu_ref_is_zero(&buffer->gate) ||
+							     READ_ONCE(buffer->revoked));
+	if (!ret && percpu_ref_is_zero(&buffer->gate))
+		return 0;
+	gate_open(buffer);
+	return ret ? -EINTR : -ENODEV;
 }
 
 /* --- move ---------------------------------------------------------------------- */
@@ -90,6 +93,13 @@ int dmabridge_wait_fences(struct dma_resv *resv, enum dma_resv_usage usage)
 		if (fatal_signal_pending(current))
 			return -EINTR;
 	return 0;
+}
+
+/* Why a move ended early. */
+static void explain_stop(struct dmabridge_verdict *verdict, int error)
+{
+	add_reason(verdict, error == -EINTR ? DMABRIDGE_REASON_INTERRUPTED :
+					      DMABRIDGE_REASON_REVOKED, 0);
 }
 
 static u64 count_importer_pins(struct dmabridge_buffer *buffer)
@@ -145,7 +155,7 @@ static int replace_backing(struct dmabridge_buffer *buffer, struct dmabridge_bac
 	}
 	ret = dmabridge_wait_fences(buffer->dmabuf->resv, DMA_RESV_USAGE_BOOKKEEP);
 	if (ret) {
-		add_reason(verdict, DMABRIDGE_REASON_INTERRUPTED, 0);
+		explain_stop(verdict, ret);
 		return ret;
 	}
 	dmabridge_sync_for_cpu(buffer);
@@ -153,8 +163,7 @@ static int replace_backing(struct dmabridge_buffer *buffer, struct dmabridge_bac
 	if (READ_ONCE(buffer->touched)) {
 		ret = dmabridge_backing_copy(to, from, &buffer->revoked);
 		if (ret) {
-			add_reason(verdict, ret == -EINTR ? DMABRIDGE_REASON_INTERRUPTED :
-							    DMABRIDGE_REASON_REVOKED, 0);
+			explain_stop(verdict, ret);
 			return ret;
 		}
 	}
@@ -201,7 +210,7 @@ int dmabridge_move_locked(struct dmabridge_buffer *buffer, u32 placement,
 	}
 	ret = gate_close(buffer);
 	if (ret) {
-		add_reason(verdict, DMABRIDGE_REASON_INTERRUPTED, 0);
+		explain_stop(verdict, ret);
 		dmabridge_backing_put(to);
 		return ret;
 	}
@@ -214,51 +223,52 @@ int dmabridge_move_locked(struct dmabridge_buffer *buffer, u32 placement,
 	return ret;
 }
 
-int dmabridge_check_policy(const struct dmabridge_buffer *buffer, u32 placement,
-			   struct dmabridge_verdict *verdict)
+int dmabridge_check_request(struct dmabridge_buffer *buffer, u32 placement,
+			    struct dmabridge_verdict *verdict)
 {
-	u32 asked = placement == DMABRIDGE_PLACEMENT_SYSTEM ? DMABRIDGE_POLICY_FORBID :
-							      DMABRIDGE_POLICY_REQUIRE;
+	bool to_system = placement == DMABRIDGE_PLACEMENT_SYSTEM;
+	u32 asked = to_system ? DMABRIDGE_POLICY_FORBID : DMABRIDGE_POLICY_REQUIRE;
+	const struct dmabridge_user_state *other;
+	struct dmabridge_reason reason;
 
-	if (dmabridge_combine_policies(buffer->policy, asked))
+	lockdep_assert_held(&buffer->place_lock);
+	if (buffer->placement == DMABRIDGE_PLACEMENT_NONE) {
+		add_reason(verdict, DMABRIDGE_REASON_REVOKED, 0);
+		return -ENODEV;
+	}
+	if (!dmabridge_combine_policies(buffer->policy, asked)) {
+		add_reason(verdict, DMABRIDGE_REASON_POLICY_CONFLICT,
+			   (u64)buffer->policy << 32 | asked);
+		return -EOPNOTSUPP;
+	}
+	other = dmabridge_user_find(buffer, to_system ? DMABRIDGE_USER_NEEDS_DEVICE :
+							DMABRIDGE_USER_NEEDS_SYSTEM);
+	if (!other)
 		return 0;
-	add_reason(verdict, DMABRIDGE_REASON_POLICY_CONFLICT,
-		   (u64)buffer->policy << 32 | asked);
-	return -EOPNOTSUPP;
+	reason = dmabridge_user_reason(other, DMABRIDGE_REASON_HELD,
+				       to_system ? DMABRIDGE_PLACEMENT_DEVICE :
+						   DMABRIDGE_PLACEMENT_SYSTEM);
+	reason.flags |= DMABRIDGE_REASON_BLOCKS_MOVE;
+	dmabridge_verdict_add(verdict, &reason);
+	return -EBUSY;
 }
 
 int dmabridge_move(struct dmabridge_buffer *buffer, struct dmabridge_move *arg)
 {
-	bool to_system = arg->placement == DMABRIDGE_PLACEMENT_SYSTEM;
 	struct dmabridge_reason why = { .code = DMABRIDGE_REASON_MOVED };
-	struct dmabridge_user_state *other;
 	int ret;
 
-	ret = dmabridge_check_policy(buffer, arg->placement, &arg->verdict);
-	if (ret)
-		return ret;
 	ret = dmabridge_place_lock(buffer, &arg->verdict);
 	if (ret)
 		return ret;
-	other = dmabridge_user_find(buffer, to_system ? DMABRIDGE_USER_NEEDS_DEVICE :
-							DMABRIDGE_USER_NEEDS_SYSTEM);
-	if (other) {
-		struct dmabridge_reason reason;
-
-		reason = dmabridge_user_reason(other, DMABRIDGE_REASON_HELD,
-					       to_system ? DMABRIDGE_PLACEMENT_DEVICE :
-							   DMABRIDGE_PLACEMENT_SYSTEM);
-		reason.flags |= DMABRIDGE_REASON_BLOCKS_MOVE;
-		dmabridge_verdict_add(&arg->verdict, &reason);
-		ret = -EBUSY;
-	} else {
+	ret = dmabridge_check_request(buffer, arg->placement, &arg->verdict);
+	if (!ret)
 		ret = dmabridge_move_locked(buffer, arg->placement, &why, &arg->verdict);
-		/* Asked for where it already was: there it stays from now on. */
-		if (!ret && to_system) {
-			dma_resv_lock(buffer->dmabuf->resv, NULL);
-			buffer->redirected = false;
-			dma_resv_unlock(buffer->dmabuf->resv);
-		}
+	/* Asked for where it already was: there it stays from now on. */
+	if (!ret && arg->placement == DMABRIDGE_PLACEMENT_SYSTEM) {
+		dma_resv_lock(buffer->dmabuf->resv, NULL);
+		buffer->redirected = false;
+		dma_resv_unlock(buffer->dmabuf->resv);
 	}
 	mutex_unlock(&buffer->place_lock);
 	return ret;
@@ -294,7 +304,11 @@ void dmabridge_revoke(struct dmabridge_buffer *buffer)
 	mutex_lock(&buffer->place_lock);
 	percpu_ref_kill(&buffer->gate);
 	wake_up_all(&buffer->gate_wait);
-	/* Only this is bounded: I/O in system memory can be on any file system. */
+	/*
+	 * I/O to the device is on block devices and the file systems that are listed;
+	 * in system memory it can be on one that never answers, which is no concern of
+	 * the device.
+	 */
 	if (buffer->placement == DMABRIDGE_PLACEMENT_DEVICE)
 		wait_event(buffer->gate_wait, percpu_ref_is_zero(&buffer->gate));
 

@@ -244,31 +244,16 @@ static const struct file_operations hold_fops = {
 static int hold_join(struct dmabridge_user_state *user, struct dmabridge_hold *arg)
 {
 	struct dmabridge_buffer *buffer = user->buffer;
-	bool to_system = arg->placement == DMABRIDGE_PLACEMENT_SYSTEM;
-	struct dmabridge_user_state *other;
-	struct dmabridge_reason why;
+	struct dmabridge_reason why = dmabridge_user_reason(user, DMABRIDGE_REASON_HELD,
+							    arg->placement);
 	int ret;
 
-	ret = dmabridge_check_policy(buffer, arg->placement, &arg->verdict);
-	if (ret)
-		return ret;
 	ret = dmabridge_place_lock(buffer, &arg->verdict);
 	if (ret)
 		return ret;
-	other = dmabridge_user_find(buffer, to_system ? DMABRIDGE_USER_NEEDS_DEVICE :
-							DMABRIDGE_USER_NEEDS_SYSTEM);
-	if (other) {
-		why = dmabridge_user_reason(other, DMABRIDGE_REASON_HELD,
-					    to_system ? DMABRIDGE_PLACEMENT_DEVICE :
-							DMABRIDGE_PLACEMENT_SYSTEM);
-		why.flags |= DMABRIDGE_REASON_BLOCKS_MOVE;
-		dmabridge_verdict_add(&arg->verdict, &why);
-		ret = -EBUSY;
-	}
-	if (!ret) {
-		why = dmabridge_user_reason(user, DMABRIDGE_REASON_HELD, arg->placement);
+	ret = dmabridge_check_request(buffer, arg->placement, &arg->verdict);
+	if (!ret)
 		ret = dmabridge_move_locked(buffer, arg->placement, &why, &arg->verdict);
-	}
 	if (!ret) {
 		user->verdict = arg->verdict;
 		enlist(user);

@@ -159,6 +159,14 @@ void command_count_reissue(struct io_uring_cmd *cmd);
 int raw_issue(struct io_uring_cmd *cmd, bool nowait);
 int file_issue(struct io_uring_cmd *cmd, bool nowait, u32 *unproved);
 
+/*
+ * Permission to write, and protection from a freeze, from before
+ * dmabridge_io_begin() until after dmabridge_io_end(). Return: 0; -EAGAIN: only
+ * with @nowait; else why not.
+ */
+int file_enter_write(struct file *file, loff_t pos, size_t length, bool nowait);
+void file_leave_write(struct file *file);
+
 int raw_init(void);
 void raw_exit(void);
 int file_init(void);

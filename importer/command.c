@@ -91,6 +91,26 @@ static s32 final_result(const struct block_command *command, s32 result)
 	return result;
 }
 
+/*
+ * A write to a file may have to wait for a file system to thaw. It does so before
+ * the buffer is held: moves and revokes wait for what comes after.
+ */
+static int begin_write(struct io_uring_cmd *cmd, bool nowait)
+{
+	const struct block_command *command = to_command(cmd);
+
+	if (!command->write || to_binding(cmd)->target.raw)
+		return 0;
+	return file_enter_write(to_binding(cmd)->target.file, command->file_offset,
+				command->length, nowait);
+}
+
+static void end_write(struct io_uring_cmd *cmd)
+{
+	if (to_command(cmd)->write && !to_binding(cmd)->target.raw)
+		file_leave_write(to_binding(cmd)->target.file);
+}
+
 void command_dma_done(struct io_uring_cmd *cmd, s32 result, u32 unproved)
 {
 	struct block_binding *binding = to_binding(cmd);
@@ -99,6 +119,7 @@ void command_dma_done(struct io_uring_cmd *cmd, s32 result, u32 unproved)
 	command->result = final_result(command, result);
 	count(binding, command, command->result, unproved);
 	dmabridge_io_end(binding->user);
+	end_write(cmd);
 }
 
 static void post_in_task(struct io_tw_req tw_req, io_tw_token_t tw)
@@ -136,9 +157,14 @@ static int run(struct io_uring_cmd *cmd, bool nowait, u32 *unproved)
 	u32 route;
 	int ret;
 
-	ret = dmabridge_io_begin(binding->user, dir, nowait, &route);
+	ret = begin_write(cmd, nowait);
 	if (ret)
 		return ret;
+	ret = dmabridge_io_begin(binding->user, dir, nowait, &route);
+	if (ret) {
+		end_write(cmd);
+		return ret;
+	}
 	command->route = route;
 	if (is_p2p(route) && unlikely(!target_can_p2p(&binding->target)))
 		ret = -EREMOTEIO;
@@ -146,8 +172,13 @@ static int run(struct io_uring_cmd *cmd, bool nowait, u32 *unproved)
 		ret = raw_issue(cmd, nowait);
 	else
 		ret = file_issue(cmd, nowait, unproved);
-	if (ret != -EIOCBQUEUED)
+	if (ret != -EIOCBQUEUED) {
 		dmabridge_io_end(binding->user);
+		end_write(cmd);
+		/* Reads were reported by vfs_iocb_iter_read(). */
+		if (ret > 0 && command->write)
+			fsnotify_modify(binding->target.file);
+	}
 	return ret;
 }
 
@@ -171,7 +202,6 @@ int command_issue(struct io_uring_cmd *cmd, unsigned int issue_flags)
 		ret = run(cmd, issue_flags & IO_URING_F_NONBLOCK, &unproved);
 	if (ret == -EIOCBQUEUED || ret == -EAGAIN)
 		return ret;
-	ret = final_result(command, ret);
 	count(binding, command, ret, unproved);
 	return ret;
 }

@@ -19,7 +19,6 @@
  */
 #include <linux/cred.h>
 #include <linux/file.h>
-#include <linux/fsnotify.h>
 #include <linux/pagemap.h>
 #include <linux/slab.h>
 #include <linux/task_io_accounting_ops.h>
@@ -48,6 +47,7 @@ struct file_io {
 	u64 data;			/* bytes of the range that are no hole */
 
 	/* of all attempts */
+	u32 length;			/* the command's, or what the submitter may write of it */
 	u32 done;
 	u32 unproved;
 
@@ -84,7 +84,7 @@ static int fill_vecs(struct file_io *io)
 	io->nr_vecs = count_segments(binding, command);
 	io->vecs = io->inline_vecs;
 	if (io->nr_vecs > INLINE_VECS) {
-		io->vecs = kvmalloc_array(io->nr_vecs, sizeof(*io->vecs), GFP_KERNEL);
+		io->vecs = kvmalloc_array(io->nr_vecs, sizeof(*io->vecs), GFP_KERNEL_ACCOUNT);
 		if (!io->vecs)
 			return -ENOMEM;
 	}
@@ -122,7 +122,7 @@ static loff_t io_pos(struct file_io *io)
 
 static u32 io_left(struct file_io *io)
 {
-	return to_command(io->cmd)->length - io->done;
+	return io->length - io->done;
 }
 
 static bool range_uncached(struct file_io *io)
@@ -195,31 +195,29 @@ static bool look_for_holes(struct file_io *io)
 
 /* --- an attempt ---------------------------------------------------------------------- */
 
-/*
- * Not vfs_iocb_iter_write(): it waits for a frozen file system to thaw, which
- * @nowait must not.
- */
-static ssize_t write_file(struct kiocb *iocb, struct iov_iter *iter, bool nowait)
+int file_enter_write(struct file *file, loff_t pos, size_t length, bool nowait)
 {
-	struct file *file = iocb->ki_filp;
 	struct super_block *sb = file_inode(file)->i_sb;
-	ssize_t ret;
+	struct kiocb iocb = { .ki_filp = file };
+	int ret;
 
-	ret = rw_verify_area(WRITE, file, &iocb->ki_pos, iov_iter_count(iter));
+	ret = rw_verify_area(WRITE, file, &pos, length);
 	if (ret)
 		return ret;
 	if (!nowait)
-		kiocb_start_write(iocb);
+		kiocb_start_write(&iocb);
 	else if (sb_start_write_trylock(sb))
 		__sb_writers_release(sb, SB_FREEZE_WRITE);
 	else
 		return -EAGAIN;
-	ret = file->f_op->write_iter(iocb, iter);
-	if (ret != -EIOCBQUEUED)
-		kiocb_end_write(iocb);
-	if (ret > 0)
-		fsnotify_modify(file);
-	return ret;
+	return 0;
+}
+
+void file_leave_write(struct file *file)
+{
+	struct kiocb iocb = { .ki_filp = file };
+
+	kiocb_end_write(&iocb);
 }
 
 static void attempt_ended(struct kiocb *iocb, long result);
@@ -245,14 +243,15 @@ static ssize_t attempt(struct file_io *io)
 		io->iocb.ki_complete = attempt_ended;
 
 	iov_iter_kvec(&iter, command->write ? ITER_SOURCE : ITER_DEST, io->vecs, io->nr_vecs,
-		      command->length);
+		      io->length);
 	iov_iter_advance(&iter, io->done);
 	atomic_set(&io->refs, 2);
 	io->queued = false;
 
 	before = task_io_get_inblock(current);
+	/* Not vfs_iocb_iter_write(): what it does before was done in file_enter_write(). */
 	if (command->write)
-		ret = write_file(&io->iocb, &iter, io->nowait);
+		ret = target->file->f_op->write_iter(&io->iocb, &iter);
 	else
 		ret = vfs_iocb_iter_read(target->file, &io->iocb, &iter);
 	io->submitted = (u64)(task_io_get_inblock(current) - before) << SECTOR_SHIFT;
@@ -307,9 +306,9 @@ static void finish(struct file_io *io, ssize_t result)
 }
 
 /*
- * The second attempt, from a kernel thread. What depends on the submitting task
- * (limits, the right to keep set-id bits) was decided in the first: that one got
- * as far as its I/O.
+ * The second attempt, from a kernel thread. What depends on the submitting task was
+ * decided before: the limit on file size by limit_length(), the right to keep
+ * set-id bits by the first attempt, which got as far as its I/O.
  */
 static void attempt_again(struct work_struct *work)
 {
@@ -347,8 +346,6 @@ static void attempt_ended(struct kiocb *iocb, long result)
 {
 	struct file_io *io = container_of(iocb, struct file_io, iocb);
 
-	if (to_command(io->cmd)->write)
-		kiocb_end_write(iocb);
 	io->result = result;
 	io->queued = true;
 	if (atomic_dec_and_test(&io->refs))
@@ -356,6 +353,20 @@ static void attempt_ended(struct kiocb *iocb, long result)
 }
 
 /* --- a command ------------------------------------------------------------------------- */
+
+/* A kernel thread, which may have to go on, knows nothing of RLIMIT_FSIZE. */
+static int limit_length(struct file_io *io)
+{
+	const struct block_command *command = to_command(io->cmd);
+	loff_t count = command->length;
+	int ret = 0;
+
+	if (command->write)
+		ret = generic_write_check_limits(io_target(io)->file, command->file_offset,
+						 &count);
+	io->length = count;
+	return ret;
+}
 
 static int first_attempt(struct file_io *io, u32 *unproved)
 {
@@ -392,7 +403,7 @@ int file_issue(struct io_uring_cmd *cmd, bool nowait, u32 *unproved)
 	if (nowait && (!target->listed || !target->direct || !(target->file->f_mode & FMODE_NOWAIT)))
 		return -EAGAIN;
 
-	io = kmem_cache_alloc(file_ios, GFP_KERNEL);
+	io = kmem_cache_alloc(file_ios, GFP_KERNEL_ACCOUNT);
 	if (!io)
 		return -ENOMEM;
 	io->cmd = cmd;
@@ -400,6 +411,8 @@ int file_issue(struct io_uring_cmd *cmd, bool nowait, u32 *unproved)
 	io->done = 0;
 	io->unproved = 0;
 	ret = fill_vecs(io);
+	if (!ret)
+		ret = limit_length(io);
 	if (!ret)
 		ret = first_attempt(io, unproved);
 	if (ret != -EIOCBQUEUED)

@@ -6,6 +6,7 @@
  */
 #include <linux/bio.h>
 #include <linux/blk-cgroup.h>
+#include <linux/cgroup.h>
 #include <linux/pagemap.h>
 #include <linux/task_io_accounting_ops.h>
 
@@ -17,6 +18,7 @@
  */
 struct raw_bio {
 	struct io_uring_cmd *cmd;
+	struct cgroup_subsys_state *css;	/* the submitter's block cgroup, referenced; or NULL */
 	u32 from;			/* of the command's bytes */
 	u32 length;
 	struct work_struct work;
@@ -28,6 +30,13 @@ static struct bio_set raw_bios;
 static struct raw_bio *to_raw(struct bio *bio)
 {
 	return container_of(bio, struct raw_bio, bio);
+}
+
+static void raw_put(struct raw_bio *raw)
+{
+	if (raw->css)
+		css_put(raw->css);
+	bio_put(&raw->bio);
 }
 
 /* --- the end ------------------------------------------------------------------ */
@@ -42,7 +51,7 @@ static void forget_cache(struct work_struct *work)
 	/* A page that was read or mapped meanwhile and cannot go stays, as after write(2). */
 	invalidate_inode_pages2_range(to_binding(cmd)->target.file->f_mapping,
 				      command->file_offset >> PAGE_SHIFT, end >> PAGE_SHIFT);
-	bio_put(&raw->bio);
+	raw_put(raw);
 	command_post(cmd);
 }
 
@@ -60,20 +69,32 @@ static void raw_done(struct raw_bio *raw)
 		return;
 	}
 	/* The bio first: with the command goes all that keeps this module loaded. */
-	bio_put(&raw->bio);
+	raw_put(raw);
 	command_post(cmd);
 }
 
+/* As whom bios are submitted, where that is not the current task. */
+struct origin {
+	struct cgroup_subsys_state *css;
+	unsigned short ioprio;
+};
+
 static void raw_submit(struct io_uring_cmd *cmd, u32 from, u32 length, bool nowait,
-		       struct bio *origin);
+		       const struct origin *origin);
 
 static void raw_submit_again(struct work_struct *work)
 {
 	struct raw_bio *raw = container_of(work, struct raw_bio, work);
+	struct origin origin = { .css = raw->css, .ioprio = raw->bio.bi_ioprio };
+	struct io_uring_cmd *cmd = raw->cmd;
+	u32 from = raw->from, length = raw->length;
 
-	command_count_reissue(raw->cmd);
-	raw_submit(raw->cmd, raw->from, raw->length, false, &raw->bio);
+	/* Its bio goes back before another is taken: the pool may be down to its reserve. */
 	bio_put(&raw->bio);
+	command_count_reissue(cmd);
+	raw_submit(cmd, from, length, false, &origin);
+	if (origin.css)
+		css_put(origin.css);
 }
 
 static void raw_end_io(struct bio *bio)
@@ -94,7 +115,7 @@ static void raw_end_io(struct bio *bio)
 	if (atomic_dec_and_test(&command->pending))
 		raw_done(raw);
 	else
-		bio_put(bio);
+		raw_put(raw);
 }
 
 /* --- the beginning ---------------------------------------------------------------- */
@@ -159,18 +180,27 @@ static struct bio *raw_build(struct io_uring_cmd *cmd, u32 from, u32 length, boo
 
 	raw = to_raw(bio);
 	raw->cmd = cmd;
+	raw->css = NULL;
 	raw->from = from;
 	raw->length = bio->bi_iter.bi_size;
 	return bio;
 }
 
+static void raw_keep_css(struct bio *bio)
+{
+	struct cgroup_subsys_state *css = bio_blkcg_css(bio);
+
+	if (css)
+		css_get(css);
+	to_raw(bio)->css = css;
+}
+
 /*
- * Submit part of a command, for which it has one @pending. @origin: the bio whose
- * part it is, whose submitter's priority and cgroup it keeps; or NULL. Nothing
- * may be used after the last bio is submitted.
+ * Submit part of a command, for which it has one @pending. @origin: as whom, or
+ * NULL: as the current task. Nothing may be used after the last bio is submitted.
  */
 static void raw_submit(struct io_uring_cmd *cmd, u32 from, u32 length, bool nowait,
-		       struct bio *origin)
+		       const struct origin *origin)
 {
 	struct block_command *command = to_command(cmd);
 	struct bio *bio;
@@ -180,14 +210,23 @@ static void raw_submit(struct io_uring_cmd *cmd, u32 from, u32 length, bool nowa
 
 		bio = raw_build(cmd, from, length, nowait);
 		size = bio->bi_iter.bi_size;
+		if (unlikely(!size)) {
+			/* Blocks have become larger than what is left: it ends the command. */
+			bio_io_error(bio);
+			break;
+		}
 		from += size;
 		length -= size;
 		if (origin) {
-			bio->bi_ioprio = origin->bi_ioprio;
-			bio_clone_blkg_association(bio, origin);
+			bio->bi_ioprio = origin->ioprio;
+			if (origin->css)
+				bio_associate_blkg_from_css(bio, origin->css);
 		} else if (command->write) {
 			task_io_account_write(size);
 		}
+		/* The end of a bio forgets it, before a retry could ask. */
+		if (nowait)
+			raw_keep_css(bio);
 		if (length)
 			atomic_inc(&command->pending);
 		submit_bio(bio);
@@ -238,6 +277,9 @@ int raw_issue(struct io_uring_cmd *cmd, bool nowait)
 	if (command->file_offset >= size)
 		return command->write ? -ENOSPC : 0;
 	command->length = min_t(loff_t, command->length, size - command->file_offset);
+	/* A device may end inside a block: a loop device over an odd file. */
+	if (command->length & (bdev_logical_block_size(target->bdev) - 1))
+		return -EINVAL;
 
 	/* Zones are written in order: nothing of a command may be put off. */
 	if (nowait && (!bdev_nowait(target->bdev) ||

@@ -78,7 +78,8 @@ struct device *target_device(const struct block_target *target)
 {
 	struct device *dev;
 
-	if (!target->bdev)
+	/* A disk that was pulled out still names parents, which may be gone. */
+	if (!target->bdev || !disk_live(target->bdev->bd_disk))
 		return NULL;
 	for (dev = disk_to_dev(target->bdev->bd_disk); dev; dev = dev->parent)
 		if (dev_is_pci(dev))

@@ -474,6 +474,8 @@ TEST_F(Exporter, StaticImporterMovesTheBufferAndTheQuerySaysWho) {
 
   vgem.close(handle);
   EXPECT_TRUE(eventually([&] { return placement(buffer.get()) == DMABRIDGE_PLACEMENT_DEVICE; }));
+  EXPECT_EQ(query(buffer.get()).head.last_move.code,
+            static_cast<std::uint32_t>(DMABRIDGE_REASON_RESTORED));
   const auto bytes = host_bytes(buffer.get(), 0, 256 * KiB);
   EXPECT_EQ(pattern_difference(bytes.data(), bytes.size(), tag, 0), "");
 }
@@ -484,7 +486,13 @@ TEST_F(Exporter, RequireRefusesAStaticImporter) {
   std::uint32_t handle = 0;
   EXPECT_EQ(vgem.import(buffer.get(), &handle), -EOPNOTSUPP);
   EXPECT_EQ(placement(buffer.get()), DMABRIDGE_PLACEMENT_DEVICE);
-  EXPECT_TRUE(query(buffer.get()).users.empty());
+  const Query found = query(buffer.get());
+  EXPECT_TRUE(found.users.empty());
+  const dmabridge_user& refused = found.head.last_refused;
+  EXPECT_EQ(refused.kind, static_cast<std::uint32_t>(DMABRIDGE_USER_STATIC));
+  EXPECT_NE(std::string(refused.name).find("vgem"), std::string::npos) << refused.name;
+  EXPECT_TRUE(find_reason(refused.verdict, DMABRIDGE_REASON_STATIC_IMPORTER))
+      << describe(refused.verdict);
 }
 
 TEST_F(Exporter, HoldOnTheDeviceRefusesAStaticImporter) {
