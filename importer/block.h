@@ -52,6 +52,12 @@ struct block_target {
 	struct file *probe;		/* an open of our own, to ask for holes; or NULL */
 	u32 offset_align;		/* of file offset and length, a power of two */
 	u32 memory_align;		/* of buffer offset, a power of two */
+	/*
+	 * A file's change time, in ns, when it was last found fit for P2P; 0: never.
+	 * It was asked for, so that every change since gives it another one
+	 * (multigrain timestamps).
+	 */
+	atomic64_t fit_since;
 
 	/*
 	 * Where a file was seen to be without holes when last asked. Hints only:
@@ -78,7 +84,7 @@ void target_exit(struct block_target *target);
 /* All reasons why DMA to a peer cannot be used now, apart from the PCI path. */
 void target_p2p_reasons(const struct block_target *target, struct reason_list *list);
 /* The same question, asked by each command. May wait for an inode's lock unless @target is raw. */
-bool target_can_p2p(const struct block_target *target);
+bool target_can_p2p(struct block_target *target);
 /* The device whose DMA it is, with a PCI function above it; or NULL. */
 struct device *target_device(const struct block_target *target);
 /* For people: the disk's name, else the file system type's. */

@@ -403,7 +403,7 @@ int file_issue(struct io_uring_cmd *cmd, bool nowait, u32 *unproved)
 	if (nowait && (!target->listed || !target->direct || !(target->file->f_mode & FMODE_NOWAIT)))
 		return -EAGAIN;
 
-	io = kmem_cache_alloc(file_ios, GFP_KERNEL_ACCOUNT);
+	io = kmem_cache_alloc(file_ios, GFP_KERNEL);
 	if (!io)
 		return -ENOMEM;
 	io->cmd = cmd;

@@ -195,19 +195,44 @@ void target_p2p_reasons(const struct block_target *target, struct reason_list *l
 		disk_reasons(target, list);
 }
 
-/* The lists above, as far as things can change after bind. */
-bool target_can_p2p(const struct block_target *target)
+static s64 change_time(const struct inode *inode)
+{
+	struct timespec64 ctime = inode_get_ctime(inode);
+
+	return timespec64_to_ns(&ctime);
+}
+
+/* What takes a call into the file system to know, and changes its change time. */
+static bool file_is_fit(struct block_target *target)
 {
 	struct file *file = target->file;
 	struct inode *inode = file_inode(file);
+	struct kstat stat;
+	s64 asked;
+
+	if (is_mgtime(inode) && atomic64_read(&target->fit_since) == change_time(inode))
+		return true;
+	/* First the time: a change from here on gives another one. */
+	if (vfs_getattr_nosec(&file->f_path, &stat, STATX_CTIME, 0))
+		return false;
+	asked = timespec64_to_ns(&stat.ctime);
+	if (!can_direct_io(file) || is_realtime(file) || copies_writes(target))
+		return false;
+	atomic64_set(&target->fit_since, asked);
+	return true;
+}
+
+/* The lists above, as far as things can change after bind. */
+bool target_can_p2p(struct block_target *target)
+{
+	struct inode *inode = file_inode(target->file);
 
 	if (!disk_takes_p2p(target->bdev) || disk_needs_stable_data(target->bdev))
 		return false;
 	if (target->raw)
 		return true;
 	return !IS_ENCRYPTED(inode) && !IS_VERITY(inode) &&
-	       !mapping_stable_writes(file->f_mapping) && can_direct_io(file) &&
-	       !is_realtime(file) && !copies_writes(target);
+	       !mapping_stable_writes(target->file->f_mapping) && file_is_fit(target);
 }
 
 const char *target_name(const struct block_target *target)
