@@ -5,12 +5,15 @@
 #include <fmt/format.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <csignal>
 #include <initializer_list>
 #include <memory>
 #include <thread>
@@ -95,6 +98,49 @@ TEST_P(File, SaveIsP2pAndTheFileHasTheBytes) {
   const auto bytes = read_file(path, 0, size);
   EXPECT_EQ(pattern_difference(bytes.data(), bytes.size(), 0x62, 0), "");
   expect_only(bound, DMABRIDGE_ROUTE_P2P_BUS, size);
+}
+
+// The file is dense, so that the part within the limit needs no waiting: what goes on with the rest
+// is no task of the process, and knows none of its limits.
+TEST_P(File, SaveStopsAtTheLimitOnFileSize) {
+  const std::uint64_t size = 2 * MiB, limit = 1 * MiB;
+  const std::string path = pattern_file(size);
+  const Bound bound = make(path, size, DMABRIDGE_POLICY_REQUIRE, DMABRIDGE_BIND_WRITE);
+  ASSERT_EQ(bound.binding.error, 0) << describe(bound.binding.verdict);
+  ASSERT_GE(bound.info().max_length, size);
+  {
+    const Mapping mapping(bound.buffer.get(), size);
+    fill_pattern(mapping.data(), size, 0x69, 0);
+  }
+  std::array<int, 2> ends{};
+  ASSERT_EQ(pipe2(ends.data(), O_CLOEXEC), 0);
+  const Fd reader(ends[0]);
+  Fd writer(ends[1]);
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const rlimit limits{limit, limit};
+    if (signal(SIGXFSZ, SIG_IGN) == SIG_ERR || setrlimit(RLIMIT_FSIZE, &limits) != 0) _exit(2);
+    Ring ring;
+    std::array<int, 2> results{};
+    results[0] = ring.transfer(bound.fd(), DMABRIDGE_URING_WRITE, 0, size, 0);
+    results[1] = ring.transfer(bound.fd(), DMABRIDGE_URING_WRITE, limit, size - limit, limit);
+    _exit(write(writer.get(), results.data(), sizeof(results)) == sizeof(results) ? 0 : 1);
+  }
+  writer.reset();
+  std::array<int, 2> results{};
+  const ssize_t got = read(reader.get(), results.data(), sizeof(results));
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_EQ(status, 0);
+  ASSERT_EQ(got, static_cast<ssize_t>(sizeof(results)));
+  EXPECT_EQ(results[0], static_cast<int>(limit));
+  EXPECT_EQ(results[1], -EFBIG);
+  const auto bytes = read_file(path, 0, size);
+  ASSERT_EQ(bytes.size(), size);
+  EXPECT_EQ(pattern_difference(bytes.data(), limit, 0x69, 0), "");
+  EXPECT_EQ(pattern_difference(bytes.data() + limit, size - limit, 0x61, limit), "")
+      << "written beyond the limit";
 }
 
 TEST_P(File, SaveCanMakeAFileGrow) {

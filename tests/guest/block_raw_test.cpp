@@ -3,6 +3,8 @@
 // Bindings of raw block devices.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -11,6 +13,7 @@
 #include <csignal>
 #include <cstring>
 #include <random>
+#include <stdexcept>
 
 #include "machine.hpp"
 #include "support/block_fixture.hpp"
@@ -25,6 +28,29 @@ class RawDrive : public BlockTest {
   const Drive raw_ = drive("SAMESW");
   const Drive other_ = drive("OTHERRP");
   const Drive virtio_ = drive("VIRTIO");
+};
+
+// A loop device, gone at the end.
+class Loop {
+ public:
+  // options: of losetup. Throws std::runtime_error.
+  Loop(const std::string& options, const std::string& file) {
+    const Output made =
+        shell(fmt::format("modprobe loop && losetup --find --show {} {}", options, file));
+    if (made.status != 0) throw std::runtime_error("losetup: " + made.text);
+    path_ = made.text.substr(0, made.text.find('\n'));
+  }
+  ~Loop() {
+    const Output output = shell("losetup -d " + path_);
+    EXPECT_EQ(output.status, 0) << output.text;
+  }
+  Loop(const Loop&) = delete;
+  Loop& operator=(const Loop&) = delete;
+
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
 };
 
 // --- P2P
@@ -317,25 +343,41 @@ TEST_F(RawDrive, QueueWithoutP2pIsRedirected) {
 
 // A loop device's own queue tells nothing about the drive behind it.
 TEST_F(RawDrive, StackedDeviceIsNeverP2p) {
-  const Output made =
-      shell(fmt::format("modprobe loop && losetup --find --show --direct-io=on {}", raw_.path()));
-  ASSERT_EQ(made.status, 0) << made.text;
-  const std::string loop = made.text.substr(0, made.text.find('\n'));
-  {
-    const Bound refused =
-        make(loop, 1 * MiB, DMABRIDGE_POLICY_REQUIRE, DMABRIDGE_BIND_READ, O_RDONLY);
-    EXPECT_LT(refused.binding.error, 0);
-    EXPECT_GT(refused.binding.verdict.nr_reasons, 0u);
-    const Bound bound = make(loop, 1 * MiB, DMABRIDGE_POLICY_PREFER, DMABRIDGE_BIND_READ, O_RDONLY);
-    if (bound.binding.error == 0) {
-      ASSERT_EQ(load(bound, 1 * MiB), static_cast<std::int64_t>(1 * MiB));
-      EXPECT_EQ(difference(bound, 1 * MiB, 0xa0), "");
-      EXPECT_EQ(bound.bytes_on(DMABRIDGE_ROUTE_P2P_BUS), 0u);
-    } else {
-      EXPECT_GT(bound.binding.verdict.nr_reasons, 0u) << "refused without a reason";
-    }
+  const Loop loop("--direct-io=on", raw_.path());
+  const Bound refused =
+      make(loop.path(), 1 * MiB, DMABRIDGE_POLICY_REQUIRE, DMABRIDGE_BIND_READ, O_RDONLY);
+  EXPECT_LT(refused.binding.error, 0);
+  EXPECT_GT(refused.binding.verdict.nr_reasons, 0u);
+  const Bound bound =
+      make(loop.path(), 1 * MiB, DMABRIDGE_POLICY_PREFER, DMABRIDGE_BIND_READ, O_RDONLY);
+  if (bound.binding.error == 0) {
+    ASSERT_EQ(load(bound, 1 * MiB), static_cast<std::int64_t>(1 * MiB));
+    EXPECT_EQ(difference(bound, 1 * MiB, 0xa0), "");
+    EXPECT_EQ(bound.bytes_on(DMABRIDGE_ROUTE_P2P_BUS), 0u);
+  } else {
+    EXPECT_GT(bound.binding.verdict.nr_reasons, 0u) << "refused without a reason";
   }
-  EXPECT_EQ(shell("losetup -d " + loop).status, 0);
+}
+
+// What is left there is no block: no request can be made of it, and none must be tried for ever.
+TEST_F(RawDrive, DeviceThatEndsInsideABlock) {
+  const Mount tmpfs("tmpfs", "tmpfs");
+  const std::string path = tmpfs.file("odd");
+  make_pattern_file(path, 1 * MiB + 512, 0x46);
+  const Loop loop("--sector-size 4096 --direct-io=off", path);
+  const Bound bound =
+      make(loop.path(), 64 * KiB, DMABRIDGE_POLICY_PREFER, DMABRIDGE_BIND_READ, O_RDONLY);
+  ASSERT_EQ(bound.binding.error, 0) << describe(bound.binding.verdict);
+  std::uint64_t size = 0;
+  ASSERT_EQ(ioctl(bound.target.get(), BLKGETSIZE64, &size), 0);
+  ASSERT_EQ(size, 1 * MiB + 512);
+  ring_.prepare(bound.fd(), DMABRIDGE_URING_READ, 0, 4096, 1 * MiB);
+  ring_.submit();
+  int result = 0;
+  ASSERT_TRUE(ring_.wait_for(5000, &result)) << "it hangs";
+  EXPECT_EQ(result, -EINVAL);
+  EXPECT_EQ(load(bound, 64 * KiB, 1 * MiB - 64 * KiB), static_cast<std::int64_t>(64 * KiB));
+  EXPECT_EQ(difference(bound, 64 * KiB, 0x46, 1 * MiB - 64 * KiB), "");
 }
 
 // --- the page cache

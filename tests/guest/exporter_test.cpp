@@ -13,8 +13,10 @@
 #include <csetjmp>
 #include <csignal>
 #include <cstring>
+#include <future>
 
 #include "support/fixture.hpp"
+#include "support/silent_fuse.hpp"
 #include "support/vgem.hpp"
 
 namespace dmabridge::test {
@@ -528,8 +530,8 @@ class Unbind : public GuestTest {
 
 sigjmp_buf bus_error;
 bool touch_raises_bus_error(const volatile std::byte* address) {
-  struct sigaction action{};
-  struct sigaction before{};
+  struct sigaction action {};
+  struct sigaction before {};
   action.sa_handler = [](int) { siglongjmp(bus_error, 1); };
   sigaction(SIGBUS, &action, &before);
   volatile bool raised = true;
@@ -583,6 +585,30 @@ TEST_F(Unbind, BufferInSystemMemoryIsRevokedToo) {
   ASSERT_EQ(unbind(), 0);
   EXPECT_TRUE(touch_raises_bus_error(mapping.data()));
   EXPECT_EQ(query(buffer.get()).head.placement, DMABRIDGE_PLACEMENT_NONE);
+}
+
+// Such I/O is no concern of the device.
+TEST_F(Unbind, BufferInSystemMemoryWithIoThatNeverEnds) {
+  SilentFuse fuse;
+  const Fd buffer = allocate(64 * KiB, DMABRIDGE_POLICY_FORBID);
+  const Fd target = open_file(fuse.path(), O_RDONLY);
+  const Binding binding = bind(buffer.get(), target.get(), DMABRIDGE_POLICY_PREFER);
+  ASSERT_EQ(binding.error, 0) << describe(binding.verdict);
+  ASSERT_EQ(placement(buffer.get()), DMABRIDGE_PLACEMENT_SYSTEM);
+  Ring ring;
+  ring.prepare(binding.fd.get(), DMABRIDGE_URING_READ, 0, 4096, 0);
+  ring.submit();
+  EXPECT_TRUE(eventually([&] { return fuse.reads() > 0; })) << "the command reads nothing";
+
+  std::future<int> unbound = std::async(std::launch::async, [&] { return unbind(); });
+  EXPECT_EQ(unbound.wait_for(std::chrono::seconds(5)), std::future_status::ready)
+      << "unbinding waits for the I/O";
+  int result = 0;
+  EXPECT_FALSE(ring.wait_for(100, &result)) << "it has ended; result " << result;
+  fuse.abort();
+  EXPECT_EQ(unbound.get(), 0);
+  ASSERT_TRUE(ring.wait_for(10000, &result)) << "the command hangs";
+  EXPECT_LT(result, 0);
 }
 
 TEST_F(Unbind, OpenNodeGivesNothingMore) {

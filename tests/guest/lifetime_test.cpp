@@ -5,6 +5,8 @@
 // run if it is upset).
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,6 +15,7 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <future>
 #include <memory>
 #include <new>
 #include <thread>
@@ -213,6 +216,63 @@ TEST_P(Lifetime, ManyProcessesAtOnce) {
     int status = 0;
     EXPECT_TRUE(ends(child, &status)) << "a killed process hangs";
   }
+}
+
+// --- frozen file systems
+// -----------------------------------------------------------------------------
+
+class Frozen : public Lifetime {
+ protected:
+  // Thawed whatever becomes of the test: nobody else does it, and an unmount waits for it.
+  class Freeze {
+   public:
+    explicit Freeze(int file) : file_(file) {
+      if (ioctl(file_, FIFREEZE, 0) != 0)
+        throw std::system_error(errno, std::generic_category(), "FIFREEZE");
+    }
+    ~Freeze() {
+      if (frozen_) {
+        EXPECT_EQ(thaw(), 0);
+      }
+    }
+    Freeze(const Freeze&) = delete;
+    Freeze& operator=(const Freeze&) = delete;
+
+    // 0 or -errno.
+    int thaw() {
+      frozen_ = false;
+      return ioctl(file_, FITHAW, 0) != 0 ? -errno : 0;
+    }
+
+   private:
+    int file_;
+    bool frozen_ = true;
+  };
+};
+
+INSTANTIATE_TEST_SUITE_P(Block, Frozen, testing::Values("ext4"),
+                         [](const auto& test) { return std::string(test.param); });
+
+// A thaw can be hours away: what waits for it must not hold the buffer.
+TEST_P(Frozen, UnbindWhileAWriteWaits) {
+  const Bound bound = make(path_, piece, DMABRIDGE_POLICY_REQUIRE, DMABRIDGE_BIND_WRITE);
+  ASSERT_EQ(bound.binding.error, 0) << describe(bound.binding.verdict);
+  Freeze freeze(bound.target.get());
+  ring_.prepare(bound.fd(), DMABRIDGE_URING_WRITE, 0, piece, 0);
+  ring_.submit();
+  int result = 0;
+  EXPECT_FALSE(ring_.wait_for(300, &result)) << "did not wait; result " << result;
+
+  std::future<int> unbound =
+      std::async(std::launch::async, [&] { return write_text(driver_ + "/unbind", address_); });
+  EXPECT_EQ(unbound.wait_for(std::chrono::seconds(5)), std::future_status::ready)
+      << "unbinding waits for the thaw";
+  ASSERT_EQ(freeze.thaw(), 0);
+  EXPECT_EQ(unbound.get(), 0);
+  ASSERT_TRUE(ring_.wait_for(10000, &result)) << "the command hangs";
+  EXPECT_EQ(result, -ENODEV);
+  const auto bytes = read_file(path_, 0, piece);
+  EXPECT_EQ(pattern_difference(bytes.data(), bytes.size(), 0x21, 0), "");
 }
 
 // --- modules
