@@ -19,7 +19,7 @@ using nlohmann::json;
 using testing::HasSubstr;
 
 // As its manual page says.
-constexpr int ok = 0, refused = 2, usage = 4, not_found = 127;
+constexpr int ok = 0, system_failure = 1, refused = 2, usage = 4, not_found = 127;
 
 class Command : public GuestTest {
  protected:
@@ -47,6 +47,14 @@ TEST_F(Command, InfoShowsTheRegion) {
   const json parsed = run_json("info --json");
   EXPECT_EQ(parsed.at("regions").at(0).at("name"), region.name);
   EXPECT_EQ(parsed.at("regions").at(0).at("size"), region.size);
+}
+
+TEST_F(Command, ReportThatNobodyGotIsAFailure) {
+  for (const char* form : {"info", "info --json"}) {
+    const Output output = shell(fmt::format("dmabridge {} 2>&1 >/dev/full", form));
+    EXPECT_EQ(output.status, system_failure) << form;
+    EXPECT_THAT(output.text, HasSubstr("cannot write the report")) << form;
+  }
 }
 
 TEST_F(Command, LoadSaysWhichRouteTheBytesTook) {

@@ -21,6 +21,9 @@ die() {
     exit "$EXIT_SETUP"
 }
 
+# It would be another folder for each folder that this is run from, this checkout among them.
+[[ $CACHE == /* ]] || die "the cache folder '$CACHE' is not an absolute path" "begin DMABRIDGE_CACHE (or XDG_CACHE_HOME) with a /"
+
 # step TITLE LOG PHASES COMMAND...: runs a long command with its output in LOG, and shows that it is alive.
 # PHASES names a function that prints, from LOG's tail on its input, what is being done now.
 step() {

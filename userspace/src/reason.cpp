@@ -117,8 +117,8 @@ constexpr auto table = std::to_array<reason_description>({
     {DMABRIDGE_REASON_FILE_NO_DIRECT_IO, "file_no_direct_io",
      "the file cannot be read and written directly (O_DIRECT)",
      "journalled or inline data, or a file system without direct I/O",
-     "turn off data journalling (chattr -j FILE, mount -o data=ordered) or inline data, or use "
-     "another file system"},
+     "on ext4 turn off data journalling (chattr -j FILE, mount -o data=ordered) or inline data; "
+     "else put it on ext4 or xfs"},
     {DMABRIDGE_REASON_FILE_ENCRYPTED, "file_encrypted", "the file is encrypted by its file system",
      "{name}", "copy it to a folder that is not encrypted, or use policy prefer"},
     {DMABRIDGE_REASON_FILE_VERITY, "file_verity",

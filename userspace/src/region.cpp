@@ -112,9 +112,9 @@ auto allocate(const region_info& region, std::uint64_t size, policy wanted) -> b
       details.detail = fmt::format(
           "{} of {} are available, of which at most {} may be handed out at a time",
           format_size(region.available), format_size(region.size), format_size(region.limit));
-      details.remedies = {
-          "release buffers of the region, or ask for less",
-          "free memory may be in pieces: the allocator needs runs of pages of its own size"};
+      details.remedies = {size > region.limit
+                              ? "load a part of it (--offset, --length), or use a larger region"
+                              : "release buffers of the region, or ask for less"};
     }
     if (result == -ENODEV) details.detail = "its device is gone";
     throw error(std::move(details));
