@@ -47,7 +47,7 @@ static int buffer_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *atta
 	facts->is_static = !attach->importer_ops;
 	facts->peer2peer = attach->peer2peer;
 	facts->revocable = user->flags & DMABRIDGE_USER_REVOCABLE;
-	dmabridge_path_facts(facts, buffer->region->pdev, attach->dev);
+	dmabridge_user_facts(buffer, attach->dev, facts);
 	/*
 	 * Below a PCI function is good enough for the distance, but what maps
 	 * for this attachment wants the function itself.
@@ -60,7 +60,9 @@ static int buffer_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *atta
 	ret = dmabridge_user_join(user, facts);
 	if (ret)
 		goto free;
-	attach->peer2peer = user->reaches_device;
+	/* Taken away, never given: stolen memory is reached by those who did not ask, too. */
+	if (!user->reaches_device)
+		attach->peer2peer = false;
 	attach->priv = user;
 	kfree(facts);
 	return 0;
@@ -122,8 +124,15 @@ static void buffer_free_rcu(struct rcu_head *rcu)
 
 static void buffer_free(struct dmabridge_buffer *buffer)
 {
+	/*
+	 * Revoked in system memory, for which nobody waited. There is no I/O any
+	 * more, but the gate's own RCU callback must not come after ours.
+	 */
+	if (percpu_ref_is_dying(&buffer->gate))
+		wait_event(buffer->gate_wait, percpu_ref_is_zero(&buffer->gate));
 	if (buffer->backing)
 		dmabridge_backing_put(buffer->backing);
+	dmabridge_watched_released(buffer);
 	mem_cgroup_put(buffer->memcg);
 	mutex_destroy(&buffer->place_lock);
 	put_device(&buffer->region->dev);
@@ -178,8 +187,8 @@ static int export_buffer(struct dmabridge_buffer *buffer)
 static struct dmabridge_buffer *create(struct dmabridge_region *region, u64 size,
 						 u32 policy)
 {
-	u32 placement = policy == DMABRIDGE_POLICY_FORBID ? DMABRIDGE_PLACEMENT_SYSTEM :
-							    DMABRIDGE_PLACEMENT_DEVICE;
+	u32 placement = policy == DMABRIDGE_POLICY_FORBID || !region->memory ?
+			DMABRIDGE_PLACEMENT_SYSTEM : DMABRIDGE_PLACEMENT_DEVICE;
 	struct dmabridge_backing *backing;
 	struct dmabridge_buffer *buffer;
 	int ret;
@@ -213,6 +222,9 @@ static struct dmabridge_buffer *create(struct dmabridge_region *region, u64 size
 	}
 	buffer->backing = backing;
 	buffer->placement = placement;
+	ret = dmabridge_watched_create(buffer);
+	if (ret)
+		goto free;
 	ret = export_buffer(buffer);
 	if (ret)
 		goto free;
@@ -231,12 +243,23 @@ struct dmabridge_buffer *dmabridge_buffer_create(struct dmabridge_region *region
 {
 	struct dmabridge_buffer *buffer;
 
+	if (!size || !PAGE_ALIGNED(size) || !dmabridge_combine_policies(policy, policy))
+		return ERR_PTR(-EINVAL);
+	/* Nor in system memory: it could never go to the device. */
+	if (size > region->size)
+		return ERR_PTR(-ENOSPC);
 	if (down_read_killable(&region->entry))
 		return ERR_PTR(-EINTR);
-	buffer = region->dead ? ERR_PTR(-ENODEV) : create(region, size, policy);
+	if (region->dead)
+		buffer = ERR_PTR(-ENODEV);
+	else if (region->stops)
+		buffer = ERR_PTR(-EBUSY);
+	else
+		buffer = create(region, size, policy);
 	up_read(&region->entry);
 	return buffer;
 }
+EXPORT_SYMBOL_GPL(dmabridge_buffer_create);
 
 /* --- references ----------------------------------------------------------------- */
 
@@ -269,6 +292,12 @@ void dmabridge_buffer_put(struct dmabridge_buffer *buffer)
 }
 EXPORT_SYMBOL_GPL(dmabridge_buffer_put);
 
+struct dma_buf *dmabridge_buffer_dma_buf(struct dmabridge_buffer *buffer)
+{
+	return buffer->dmabuf;
+}
+EXPORT_SYMBOL_GPL(dmabridge_buffer_dma_buf);
+
 u64 dmabridge_buffer_size(const struct dmabridge_buffer *buffer)
 {
 	return buffer->size;
@@ -280,6 +309,33 @@ u64 dmabridge_buffer_generation(const struct dmabridge_buffer *buffer)
 	return READ_ONCE(buffer->generation);
 }
 EXPORT_SYMBOL_GPL(dmabridge_buffer_generation);
+
+/* --- where it is ------------------------------------------------------------------ */
+
+int dmabridge_buffer_locate(struct dmabridge_buffer *buffer, u64 at,
+			    struct dmabridge_location *location)
+{
+	const struct dmabridge_run *run;
+	u64 inside;
+
+	dma_resv_assert_held(buffer->dmabuf->resv);
+	if (buffer->placement == DMABRIDGE_PLACEMENT_NONE)
+		return -ENODEV;
+	/* Who knows where the bytes are can write them. */
+	WRITE_ONCE(buffer->touched, true);
+	run = dmabridge_backing_find(buffer->backing, at);
+	inside = at - run->start;
+	*location = (struct dmabridge_location){
+		.placement = buffer->placement,
+		.length = run->length - inside,
+	};
+	if (buffer->placement == DMABRIDGE_PLACEMENT_DEVICE)
+		location->offset = run->phys + inside - buffer->region->start;
+	else
+		location->page = run->page + (inside >> PAGE_SHIFT);
+	return 0;
+}
+EXPORT_SYMBOL_GPL(dmabridge_buffer_locate);
 
 /* --- query ---------------------------------------------------------------------- */
 
@@ -318,8 +374,7 @@ static int take_snapshot(struct dmabridge_buffer *buffer, struct dmabridge_query
 		query->nr_chunks = backing->nr_runs;
 		for (i = 0; i < min(query->nr_chunks, query->max_chunks); i++)
 			to->chunks[i] = (struct dmabridge_chunk){
-				.offset = page_to_phys(backing->runs[i].page) -
-					  buffer->region->start,
+				.offset = backing->runs[i].phys - buffer->region->start,
 				.length = backing->runs[i].length,
 			};
 	}

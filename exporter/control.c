@@ -205,6 +205,28 @@ static long bind_ioctl(unsigned int cmd, void __user *user_arg)
 	return publish_fd(file, &arg.binding_fd, &arg, sizeof(arg), cmd, user_arg);
 }
 
+static long watch_ioctl(unsigned int cmd, void __user *user_arg)
+{
+	struct dmabridge_buffer *buffer;
+	struct dmabridge_watch arg;
+	struct file *file;
+	int ret;
+
+	ret = dmabridge_copy_in(&arg, sizeof(arg), cmd, user_arg);
+	if (ret)
+		return ret;
+	if (arg.flags)
+		return -EINVAL;
+	buffer = dmabridge_buffer_get(arg.fd, NULL);
+	if (IS_ERR(buffer))
+		return PTR_ERR(buffer);
+	ret = dmabridge_watch_create(buffer, &arg, &file);
+	dmabridge_buffer_put(buffer);
+	if (ret)
+		return ret;
+	return publish_fd(file, &arg.watch_fd, &arg, sizeof(arg), cmd, user_arg);
+}
+
 static long control_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	void __user *user_arg = (void __user *)arg;
@@ -224,6 +246,8 @@ static long control_ioctl(struct file *file, unsigned int cmd, unsigned long arg
 		return move_ioctl(cmd, user_arg);
 	case _IOC_NR(DMABRIDGE_IOCTL_BIND):
 		return bind_ioctl(cmd, user_arg);
+	case _IOC_NR(DMABRIDGE_IOCTL_WATCH):
+		return watch_ioctl(cmd, user_arg);
 	default:
 		return -ENOTTY;
 	}
@@ -249,15 +273,19 @@ static int __init dmabridge_init(void)
 	ret = dmabridge_region_init();
 	if (ret)
 		return ret;
+	dmabridge_debugfs_init();
 	ret = misc_register(&control_device);
-	if (ret)
+	if (ret) {
+		dmabridge_debugfs_exit();
 		dmabridge_region_exit();
+	}
 	return ret;
 }
 
 static void __exit dmabridge_exit(void)
 {
 	misc_deregister(&control_device);
+	dmabridge_debugfs_exit();
 	dmabridge_region_exit();
 	/* Buffers are freed by RCU callbacks of this module. */
 	rcu_barrier();

@@ -43,6 +43,7 @@ u64 dmabridge_buffer_generation(const struct dmabridge_buffer *buffer);
  * @name: for people, the disk's name for example
  * @policy: enum dmabridge_policy
  * @write: it will write to the buffer
+ * @may_copy: nobody can vouch that the CPU does not copy what it moves
  * @reasons: why this importer cannot do P2P, as far as it alone knows; each is
  *	taken as DMABRIDGE_REASON_BLOCKS_P2P
  * @nr_reasons: number of @reasons, at most DMABRIDGE_MAX_REASONS
@@ -52,6 +53,7 @@ struct dmabridge_user_desc {
 	const char *name;
 	u32 policy;
 	bool write;
+	bool may_copy;
 	const struct dmabridge_reason *reasons;
 	u32 nr_reasons;
 };
@@ -115,8 +117,24 @@ int dmabridge_io_begin(struct dmabridge_user_state *user, enum dma_data_directio
 void dmabridge_io_end(struct dmabridge_user_state *user);
 
 /**
+ * dmabridge_io_copy() - copy between a buffer and pages of the importer's own
+ * @user: between begin and end, whose route was DMABRIDGE_ROUTE_BOUNCE
+ * @offset: in the buffer
+ * @page: first of the contiguous pages
+ * @length: in bytes; the range lies inside of the buffer
+ * @dir: DMA_FROM_DEVICE: to the buffer; DMA_TO_DEVICE: from it
+ *
+ * By the device's copy engine, if it has one. Sleeps.
+ *
+ * Return: 0; -EINTR: a fatal signal; -ENODEV: revoked, or the device is gone;
+ * other: the engine failed.
+ */
+int dmabridge_io_copy(struct dmabridge_user_state *user, u64 offset, struct page *page,
+		      size_t length, enum dma_data_direction dir);
+
+/**
  * dmabridge_io_segment() - the run of contiguous bytes at @offset
- * @user: between begin and end
+ * @user: between begin and end, whose route was another than DMABRIDGE_ROUTE_BOUNCE
  * @offset: below the buffer's size
  * @length: bytes wanted; the segment has that many or fewer, and one at least
  *
@@ -158,6 +176,7 @@ int dmabridge_copy_out(void __user *to, unsigned int cmd, const void *from, size
 struct dmabridge_buffer *dmabridge_buffer_ref(struct dmabridge_buffer *buffer);
 
 /* Append a reason; past DMABRIDGE_MAX_REASONS it is counted, not kept. */
-void dmabridge_verdict_add(struct dmabridge_verdict *verdict, const struct dmabridge_reason *reason);
+void dmabridge_verdict_add(struct dmabridge_verdict *verdict,
+			   const struct dmabridge_reason *reason);
 
 #endif /* _DMABRIDGE_IMPORTER_H */

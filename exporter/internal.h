@@ -12,6 +12,7 @@
  *   dmabridge_region.entry		rwsem: held for reading while a buffer is made, so
  *				that unregistering finds every buffer on the list.
  *   dmabridge_region.lock		mutex: the list of buffers.
+ *   dmabridge_watched.lock		spinlock: what watches are told.
  *
  * Fields marked [place+resv] are written with both locks held, so that either
  * is enough to read them.
@@ -40,39 +41,112 @@
 #include "dmabridge_importer.h"
 #include "verdict.h"
 
+struct dmabridge_run;
+struct dmabridge_stolen;
+struct gen_pool;
 struct mem_cgroup;
 
 /* --- region.c ------------------------------------------------------------- */
 
 /*
+ * How the device memory of a region is handed out: bar.c, stolen.c. A region of
+ * system memory has none.
+ */
+struct dmabridge_memory_ops {
+	/* Before anything else. What it did is undone by close() or free(). */
+	int (*open)(struct dmabridge_region *region);
+	/*
+	 * @run->length contiguous bytes, not cleared: fill in phys and page.
+	 * Return: 0; -ENOSPC: try with less.
+	 */
+	int (*take)(struct dmabridge_region *region, struct dmabridge_run *run);
+	/*
+	 * Pages may be pinned by others still. May be called under dma_resv. Return:
+	 * how many bytes may be handed out again; the rest is uncharged later.
+	 */
+	u64 (*give)(struct dmabridge_region *region, const struct dmabridge_run *run);
+	/*
+	 * Every buffer is revoked. Return: false: memory is in use still. Then
+	 * dmabridge_region_forget() is called when it no longer is.
+	 */
+	bool (*close)(struct dmabridge_region *region);
+	/* The region is freed. */
+	void (*free)(struct dmabridge_region *region);
+};
+
+/*
  * Memory of one device. Lives as long as its struct device is referenced: by the
  * driver until it unregisters, by buffers, and by opened nodes.
  */
+#define STOP_SUSPENDED	BIT(0)
+#define STOP_LOST	BIT(1)
+
 struct dmabridge_region {
 	struct device dev;
 	struct cdev cdev;
 	u32 id;
 	u32 kind;
-	struct pci_dev *pdev;		/* referenced; do not touch its BARs once dead */
-	struct p2pdma_provider *provider;	/* valid until dead */
+	const struct dmabridge_memory_ops *memory;	/* NULL: a system region */
+	struct pci_dev *pdev;		/* referenced, or NULL; do not touch its BARs once dead */
+	struct p2pdma_provider *provider;	/* BAR: valid until dead */
 	int bar;
+	bool has_pages;
+	u64 address;			/* of the function, or 0 */
+	phys_addr_t start;		/* never leaves the kernel */
+	phys_addr_t in_bar;		/* the same memory by its BAR */
 	u64 size;
 	u64 limit;
 	u64 move_limit;
 	bool take_unrevocable;
-	phys_addr_t start;		/* of the region; never leaves the kernel */
+	/*
+	 * The driver's; not to be looked at once dead. Never NULL. Moves may: they
+	 * end before that.
+	 */
+	const struct dmabridge_region_ops *ops;
+	void *priv;
+	bool has_engine;		/* ops->copy */
+	bool has_veto;			/* ops->veto */
 	char name[DMABRIDGE_NAME_MAX];
 	char driver[DMABRIDGE_NAME_MAX];
 	atomic64_t used;		/* bytes handed out */
 
+	struct gen_pool *pool;		/* of physical addresses; not for a BAR with pages */
+	void __iomem *io;		/* BAR without pages: valid until dead */
+	struct dmabridge_stolen *stolen;	/* of a stolen region */
+
+	struct dentry *debugfs;
 	struct mutex lock;
 	struct list_head buffers;	/* lock */
-	struct rw_semaphore entry;	/* read: a buffer is being made; write: the region dies */
+	u64 sweep;			/* lock: the last walk over all buffers */
+	struct rw_semaphore entry;	/* read: a buffer is being made */
+	unsigned int stops;		/* entry; STOP_*: no device memory to be had */
 	bool dead;			/* entry */
+	struct mutex driver_lock;	/* outermost; suspend and resume */
+	struct work_struct recovery;	/* after dmabridge_revoke_all() */
 };
 
 int dmabridge_region_init(void);
 void dmabridge_region_exit(void);
+/*
+ * A region of @dev that nobody can see yet, for the caller to fill in and to
+ * register. @suffix completes its default name. Dropped by put_device().
+ */
+struct dmabridge_region *dmabridge_region_alloc(struct device *dev,
+						const struct dmabridge_region_desc *desc,
+						const char *suffix);
+/* Takes the region over, also on error. Return: the region, or why not. */
+struct dmabridge_region *dmabridge_region_register(struct dmabridge_region *region);
+/* The last that is done with a region that was registered. Drops the reference. */
+void dmabridge_region_forget(struct dmabridge_region *region);
+/* The PCI function of a region, for people; 0: it has none. */
+u64 dmabridge_region_address(const struct dmabridge_region *region);
+/* Whether its device memory is behind a BAR, and not RAM. */
+static inline bool dmabridge_region_is_io(const struct dmabridge_region *region)
+{
+	return region->kind == DMABRIDGE_REGION_BAR;
+}
+/* Asks its driver. Return: whether @importer must not reach device memory. */
+bool dmabridge_region_vetoes(struct dmabridge_region *region, struct device *importer, u64 *value);
 u32 dmabridge_region_count(void);
 /* Fill in @info for the first region whose id is @info->id or higher. */
 int dmabridge_region_describe(struct dmabridge_region_info *info);
@@ -81,15 +155,16 @@ void dmabridge_region_uncharge(struct dmabridge_region *region, u64 size);
 
 /* --- backing.c ------------------------------------------------------------ */
 
-/* Contiguous pages that hold the buffer's bytes from @start on. */
+/* Contiguous memory that holds the buffer's bytes from @start on. */
 struct dmabridge_run {
 	u64 start;
 	u64 length;
-	struct page *page;
+	phys_addr_t phys;
+	struct page *page;		/* the first; NULL: a BAR without pages */
 };
 
 /*
- * The pages that hold a buffer's bytes. Referenced by the buffer while it is
+ * The memory that holds a buffer's bytes. Referenced by the buffer while it is
  * current, and by every DMA mapping of it: a backing that was replaced goes when
  * its last mapping does. Pages pinned through user mappings have references of
  * their own and outlive it.
@@ -107,13 +182,46 @@ struct dmabridge_backing {
 struct dmabridge_backing *dmabridge_backing_alloc(struct dmabridge_region *region, u32 placement,
 						  u64 size, struct mem_cgroup *memcg);
 void dmabridge_backing_put(struct dmabridge_backing *backing);
+/* Drop our own reference on each. */
+void dmabridge_put_pages(struct page *page, u64 length);
 const struct dmabridge_run *dmabridge_backing_find(const struct dmabridge_backing *backing,
 						   u64 offset);
-/* Page references beyond our own: mappings and pins. */
+/* Pages that others than we have references on: mappings and pins. */
 u64 dmabridge_backing_pins(const struct dmabridge_backing *backing);
-/* Return: 0; -EINTR: fatal signal; -ENODEV: @stop became true. */
-int dmabridge_backing_copy(const struct dmabridge_backing *to,
-			   const struct dmabridge_backing *from, const bool *stop);
+/* Memory behind a BAR. Else it is RAM: it has pages, and is cached. */
+static inline bool dmabridge_backing_is_io(const struct dmabridge_backing *backing)
+{
+	return backing->placement == DMABRIDGE_PLACEMENT_DEVICE &&
+	       dmabridge_region_is_io(backing->region);
+}
+/* Where the CPU finds it. For a BAR it is to be accessed as I/O memory. */
+void *dmabridge_run_address(const struct dmabridge_backing *backing,
+			    const struct dmabridge_run *run);
+
+/* --- copy.c --------------------------------------------------------------- */
+
+/*
+ * Copy @length bytes of @from, from @from_offset on, to @to_offset of @to. One of
+ * the two at least is system memory. Return: 0; -EINTR: fatal signal; -ENODEV:
+ * @stop became true, or the device is gone; other: the device's engine failed.
+ */
+int dmabridge_copy_backing(const struct dmabridge_backing *to, u64 to_offset,
+			   const struct dmabridge_backing *from, u64 from_offset, u64 length,
+			   const bool *stop);
+/* --- pool.c --------------------------------------------------------------- */
+
+/* Memory that is ours alone to hand out: region->pool. */
+int dmabridge_pool_create(struct dmabridge_region *region);
+void dmabridge_pool_destroy(struct dmabridge_region *region);
+int dmabridge_pool_take(struct dmabridge_region *region, struct dmabridge_run *run);
+u64 dmabridge_pool_give(struct dmabridge_region *region, const struct dmabridge_run *run);
+
+/* --- stolen.c ------------------------------------------------------------- */
+
+int dmabridge_stolen_init(void);
+void dmabridge_stolen_exit(void);
+/* Bytes that were given back, but are pinned. */
+u64 dmabridge_stolen_quarantined(struct dmabridge_region *region);
 
 /* --- user.c --------------------------------------------------------------- */
 
@@ -129,6 +237,7 @@ struct dmabridge_user_state {
 	u32 policy;
 	u32 path_route;				/* once reaches_device */
 	bool reaches_device;
+	bool bounces;				/* by copies, if it does not reach the device */
 	char name[DMABRIDGE_NAME_MAX];
 	char driver[DMABRIDGE_NAME_MAX];
 	struct dmabridge_verdict verdict;
@@ -141,6 +250,11 @@ struct dmabridge_user_state {
 int dmabridge_user_join(struct dmabridge_user_state *user, struct dmabridge_facts *facts);
 /* Off the list; the buffer may go back to its device. */
 void dmabridge_user_leave(struct dmabridge_user_state *user);
+/* Fill in how @importer, which may be NULL, reaches the device memory of @buffer. */
+void dmabridge_user_facts(struct dmabridge_buffer *buffer, struct device *importer,
+			  struct dmabridge_facts *facts);
+/* Back to the device, if that is where it belongs by now. place_lock held. */
+void dmabridge_go_home(struct dmabridge_buffer *buffer);
 /* First user with @flag, or NULL. Under place_lock or dma_resv. */
 struct dmabridge_user_state *dmabridge_user_find(struct dmabridge_buffer *buffer, u32 flag);
 /* "@user keeps the buffer where it is" as a reason. */
@@ -159,6 +273,8 @@ struct dmabridge_buffer {
 	struct dma_buf *dmabuf;
 	struct dmabridge_region *region;	/* referenced */
 	struct list_head region_node;		/* region->lock */
+	u64 sweep;				/* region->lock */
+	bool finished;				/* region->lock: somebody has finished its revoke */
 	u64 size;
 	u32 policy;
 	struct mem_cgroup *memcg;		/* of the creator, referenced; pays for system pages */
@@ -172,11 +288,13 @@ struct dmabridge_buffer {
 	u64 moves;				/* [place+resv] */
 	bool redirected;			/* [place+resv]: in system memory because of users */
 	bool revoked;				/* set once, before the gate closes for good */
+	bool revoked_on_device;			/* [place+resv]: where it was by then */
 	bool touched;				/* set once: somebody could have written a byte */
 	struct list_head mappings;		/* resv: live DMA mappings */
-	u32 nr_device_mappings;			/* resv: of those, of device memory, also replaced one */
-	wait_queue_head_t unmap_wait;		/* nr_device_mappings became 0 */
+	u32 nr_io_mappings;			/* resv: of those, of a BAR, also replaced memory */
+	wait_queue_head_t unmap_wait;		/* nr_io_mappings became 0 */
 	struct dmabridge_user last_refused;	/* resv */
+	struct dmabridge_watched *watched;
 
 	struct percpu_ref gate;
 	wait_queue_head_t gate_wait;		/* gate opened, drained, or buffer revoked */
@@ -185,9 +303,6 @@ struct dmabridge_buffer {
 
 extern const struct dma_buf_ops dmabridge_dma_buf_ops;
 
-/* Return: a new dma-buf's buffer, its only reference the caller's. */
-struct dmabridge_buffer *dmabridge_buffer_create(struct dmabridge_region *region, u64 size,
-						 u32 policy);
 int dmabridge_buffer_query(struct dmabridge_buffer *buffer, struct dmabridge_query *query);
 
 /* --- placement.c ---------------------------------------------------------- */
@@ -209,18 +324,27 @@ int dmabridge_check_request(struct dmabridge_buffer *buffer, u32 placement,
 			    struct dmabridge_verdict *verdict);
 /* Move on request. */
 int dmabridge_move(struct dmabridge_buffer *buffer, struct dmabridge_move *arg);
-void dmabridge_revoke(struct dmabridge_buffer *buffer);
+/* To system memory, by its driver's will. @code is put on record. */
+int dmabridge_move_away(struct dmabridge_buffer *buffer, u32 code);
+/* Back to the device, if only users or its driver took it away from there. */
+void dmabridge_move_home(struct dmabridge_buffer *buffer);
+/* Nobody gets at the buffer from now on. Waits for no I/O, fence or unmap. */
+void dmabridge_revoke_begin(struct dmabridge_buffer *buffer);
+/* Nobody is at it any more. After the former; may be called again. */
+void dmabridge_revoke_finish(struct dmabridge_buffer *buffer);
+/* Until no BAR is mapped any more. Who maps one was told to let go. */
+void dmabridge_wait_unmaps(struct dmabridge_buffer *buffer);
 void dmabridge_gate_released(struct percpu_ref *gate);
 
-/* Return: 0; -EINTR: a fatal signal. */
-int dmabridge_wait_fences(struct dma_resv *resv, enum dma_resv_usage usage);
+/* Return: 0; -EINTR: a fatal signal; -ENODEV: @stop became true. */
+int dmabridge_wait_fences(struct dma_resv *resv, enum dma_resv_usage usage, const bool *stop);
 
 /* --- mapping.c ------------------------------------------------------------ */
 
 struct sg_table *dmabridge_map(struct dma_buf_attachment *attach, enum dma_data_direction dir);
 void dmabridge_unmap(struct dma_buf_attachment *attach, struct sg_table *sgt,
 		     enum dma_data_direction dir);
-/* Whether device memory is mapped by somebody who cannot be told to let go. resv held. */
+/* Whether the backing is mapped by somebody who cannot be told to let go. resv held. */
 bool dmabridge_mapped_for_good(struct dmabridge_buffer *buffer);
 /* Before the CPU reads the pages, or after it wrote them. resv held. */
 void dmabridge_sync_for_cpu(struct dmabridge_buffer *buffer);
@@ -234,8 +358,8 @@ int dmabridge_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma);
 
 /* --- path.c --------------------------------------------------------------- */
 
-/* How @client reaches memory of @provider: fills in distance, path_route and blockers. */
-void dmabridge_path_facts(struct dmabridge_facts *facts, struct pci_dev *provider,
+/* How @client reaches a @region of a BAR: fills in distance, path_route and blockers. */
+void dmabridge_path_facts(struct dmabridge_facts *facts, const struct dmabridge_region *region,
 			  struct device *client);
 /* The PCI function that @dev is, or is below of; NULL. No reference. */
 struct pci_dev *dmabridge_pci_parent(struct device *dev);
@@ -246,6 +370,36 @@ u64 dmabridge_pci_address(struct pci_dev *pdev);
 u64 dmabridge_importer_mask(void);
 int dmabridge_importer_bind(struct dmabridge_buffer *buffer, struct dmabridge_bind *bind,
 			    struct file **file);
+
+/* --- watch.c -------------------------------------------------------------- */
+
+/* Before anyone else knows of the buffer: sets buffer->watched. */
+int dmabridge_watched_create(struct dmabridge_buffer *buffer);
+/* After each change of the generation. resv held. */
+void dmabridge_watched_changed(struct dmabridge_buffer *buffer);
+/* The buffer's last word. Its memory is free by then. */
+void dmabridge_watched_released(struct dmabridge_buffer *buffer);
+int dmabridge_watch_create(struct dmabridge_buffer *buffer, struct dmabridge_watch *arg,
+			   struct file **file);
+
+/* --- debugfs.c ------------------------------------------------------------ */
+
+void dmabridge_debugfs_init(void);
+void dmabridge_debugfs_exit(void);
+void dmabridge_debugfs_add(struct dmabridge_region *region);
+/* Waits for readers: no lock that they take may be held. */
+void dmabridge_debugfs_remove(struct dmabridge_region *region);
+
+/* --- names.c -------------------------------------------------------------- */
+
+/* "unknown" for a value that has none. */
+const char *dmabridge_region_kind_text(u32 kind);
+const char *dmabridge_placement_text(u32 placement);
+const char *dmabridge_policy_text(u32 policy);
+const char *dmabridge_route_text(u32 route);
+const char *dmabridge_user_kind_text(u32 kind);
+const char *dmabridge_reason_text(u32 code);
+void dmabridge_address_text(char *to, size_t size, u64 device);
 
 /* --- control.c ------------------------------------------------------------ */
 

@@ -49,6 +49,10 @@ static int find_route(const struct dmabridge_user_state *user, u32 *route)
 		*route = DMABRIDGE_ROUTE_SYSTEM;
 		return 0;
 	}
+	if (user->bounces) {
+		*route = DMABRIDGE_ROUTE_BOUNCE;
+		return 0;
+	}
 	if (!user->reaches_device)
 		return -EREMOTEIO;
 	*route = user->path_route;
@@ -80,7 +84,7 @@ int dmabridge_io_begin(struct dmabridge_user_state *user, enum dma_data_directio
 		}
 		/* Not through the gate: a move need not wait for that fence. */
 		percpu_ref_put(&buffer->gate);
-		ret = dmabridge_wait_fences(resv, fences_before(dir));
+		ret = dmabridge_wait_fences(resv, fences_before(dir), &buffer->revoked);
 		if (ret)
 			return ret;
 	}
@@ -108,3 +112,28 @@ struct dmabridge_segment dmabridge_io_segment(struct dmabridge_user_state *user,
 	};
 }
 EXPORT_SYMBOL_GPL(dmabridge_io_segment);
+
+int dmabridge_io_copy(struct dmabridge_user_state *user, u64 offset, struct page *page,
+		      size_t length, enum dma_data_direction dir)
+{
+	struct dmabridge_buffer *buffer = user->buffer;
+	struct dmabridge_run run = {
+		.length = length,
+		.phys = page_to_phys(page),
+		.page = page,
+	};
+	const struct dmabridge_backing staging = {
+		.placement = DMABRIDGE_PLACEMENT_SYSTEM,
+		.nr_runs = 1,
+		.size = length,
+		.region = buffer->region,
+		.runs = &run,
+	};
+
+	if (dir == DMA_FROM_DEVICE)
+		return dmabridge_copy_backing(buffer->backing, offset, &staging, 0, length,
+					      &buffer->revoked);
+	return dmabridge_copy_backing(&staging, 0, buffer->backing, offset, length,
+				      &buffer->revoked);
+}
+EXPORT_SYMBOL_GPL(dmabridge_io_copy);

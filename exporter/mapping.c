@@ -24,9 +24,9 @@ struct mapping {
 	struct sg_table *parts[] __counted_by(nr_parts);	/* device memory: one per run */
 };
 
-static bool is_on_device(const struct mapping *mapping)
+static bool is_io(const struct mapping *mapping)
 {
-	return mapping->backing->placement == DMABRIDGE_PLACEMENT_DEVICE;
+	return dmabridge_backing_is_io(mapping->backing);
 }
 
 /*
@@ -41,7 +41,7 @@ static int map_device_parts(struct mapping *mapping)
 
 	for (i = 0; i < backing->nr_runs; i++) {
 		struct phys_vec range = {
-			.paddr = page_to_phys(backing->runs[i].page),
+			.paddr = backing->runs[i].phys,
 			.len = backing->runs[i].length,
 		};
 		struct sg_table *part;
@@ -151,33 +151,33 @@ struct sg_table *dmabridge_map(struct dma_buf_attachment *attach, enum dma_data_
 	struct dmabridge_buffer *buffer = user->buffer;
 	struct dmabridge_backing *backing = buffer->backing;
 	struct mapping *mapping;
-	bool on_device;
+	bool io;
 	int ret;
 
 	dma_resv_assert_held(buffer->dmabuf->resv);
 	if (buffer->placement == DMABRIDGE_PLACEMENT_NONE)
 		return ERR_PTR(-ENODEV);
-	on_device = buffer->placement == DMABRIDGE_PLACEMENT_DEVICE;
 	/* Attach saw to it; if it is stale by now, the importer may try again. */
-	if (on_device && !user->reaches_device)
+	if (buffer->placement == DMABRIDGE_PLACEMENT_DEVICE && !user->reaches_device)
 		return ERR_PTR(-EAGAIN);
 
-	mapping = kvzalloc_flex(*mapping, parts, on_device ? backing->nr_runs : 0);
+	io = dmabridge_backing_is_io(backing);
+	mapping = kvzalloc_flex(*mapping, parts, io ? backing->nr_runs : 0);
 	if (!mapping)
 		return ERR_PTR(-ENOMEM);
 	mapping->nr_parts = 0;
 	mapping->attach = attach;
 	mapping->dir = dir;
 	mapping->backing = backing;
-	ret = on_device ? map_device(mapping) : map_system(mapping);
+	ret = io ? map_device(mapping) : map_system(mapping);
 	if (ret) {
 		kvfree(mapping);
 		return ERR_PTR(ret);
 	}
 	kref_get(&backing->ref);
 	list_add_tail(&mapping->node, &buffer->mappings);
-	if (on_device)
-		WRITE_ONCE(buffer->nr_device_mappings, buffer->nr_device_mappings + 1);
+	if (io)
+		WRITE_ONCE(buffer->nr_io_mappings, buffer->nr_io_mappings + 1);
 	if (dir != DMA_TO_DEVICE)
 		WRITE_ONCE(buffer->touched, true);
 	return &mapping->sgt;
@@ -188,11 +188,11 @@ void dmabridge_unmap(struct dma_buf_attachment *attach, struct sg_table *sgt,
 {
 	struct mapping *mapping = container_of(sgt, struct mapping, sgt);
 	struct dmabridge_buffer *buffer = attach->dmabuf->priv;
-	bool on_device = is_on_device(mapping);
+	bool io = is_io(mapping);
 
 	dma_resv_assert_held(attach->dmabuf->resv);
 	list_del(&mapping->node);
-	if (on_device) {
+	if (io) {
 		mapping->sgt.orig_nents = mapping->sgt.nents;
 		unmap_device(mapping);
 	} else {
@@ -202,9 +202,9 @@ void dmabridge_unmap(struct dma_buf_attachment *attach, struct sg_table *sgt,
 	dmabridge_backing_put(mapping->backing);
 	kvfree(mapping);
 	/* Last: who waits for it goes on to take the device down. */
-	if (on_device) {
-		WRITE_ONCE(buffer->nr_device_mappings, buffer->nr_device_mappings - 1);
-		if (!buffer->nr_device_mappings)
+	if (io) {
+		WRITE_ONCE(buffer->nr_io_mappings, buffer->nr_io_mappings - 1);
+		if (!buffer->nr_io_mappings)
 			wake_up_all(&buffer->unmap_wait);
 	}
 }
@@ -215,7 +215,7 @@ bool dmabridge_mapped_for_good(struct dmabridge_buffer *buffer)
 
 	dma_resv_assert_held(buffer->dmabuf->resv);
 	list_for_each_entry(mapping, &buffer->mappings, node)
-		if (is_on_device(mapping) && !dma_buf_attach_revocable(mapping->attach))
+		if (!dma_buf_attach_revocable(mapping->attach))
 			return true;
 	return false;
 }
@@ -232,7 +232,7 @@ void dmabridge_sync_for_cpu(struct dmabridge_buffer *buffer)
 
 	dma_resv_assert_held(buffer->dmabuf->resv);
 	list_for_each_entry(mapping, &buffer->mappings, node)
-		if (!is_on_device(mapping))
+		if (!is_io(mapping))
 			dma_sync_sgtable_for_cpu(mapping->attach->dev, &mapping->sgt,
 						 mapping->dir);
 }
@@ -243,7 +243,7 @@ void dmabridge_sync_for_device(struct dmabridge_buffer *buffer)
 
 	dma_resv_assert_held(buffer->dmabuf->resv);
 	list_for_each_entry(mapping, &buffer->mappings, node)
-		if (!is_on_device(mapping))
+		if (!is_io(mapping))
 			dma_sync_sgtable_for_device(mapping->attach->dev, &mapping->sgt,
 						    mapping->dir);
 }

@@ -5,7 +5,8 @@
  *
  * The pages are ordinary, counted ones (VM_MIXEDMAP): O_DIRECT of user space
  * works on device memory, and fixed buffers and memory registrations as well on
- * system memory.
+ * system and stolen memory. A BAR without pages is mapped by its addresses, as
+ * its region maps it (write-combined), and nobody can pin it.
  */
 #include <linux/mm.h>
 
@@ -33,6 +34,14 @@ static vm_fault_t lock_for_fault(struct vm_fault *vmf, struct dma_buf *dmabuf)
 	return dma_resv_lock_interruptible(dmabuf->resv, NULL) ? VM_FAULT_NOPAGE : 0;
 }
 
+static vm_fault_t insert(struct vm_fault *vmf, const struct dmabridge_run *run, u64 inside)
+{
+	if (run->page)
+		return vmf_insert_page_mkwrite(vmf, run->page + (inside >> PAGE_SHIFT),
+					       vmf->flags & FAULT_FLAG_WRITE);
+	return vmf_insert_mixed(vmf->vma, vmf->address, PHYS_PFN(run->phys + inside));
+}
+
 static vm_fault_t buffer_fault(struct vm_fault *vmf)
 {
 	struct dmabridge_buffer *buffer = vmf->vma->vm_private_data;
@@ -48,9 +57,7 @@ static vm_fault_t buffer_fault(struct vm_fault *vmf)
 	} else {
 		run = dmabridge_backing_find(buffer->backing, offset);
 		WRITE_ONCE(buffer->touched, true);
-		ret = vmf_insert_page_mkwrite(vmf, run->page + ((offset - run->start) >>
-								PAGE_SHIFT),
-					      vmf->flags & FAULT_FLAG_WRITE);
+		ret = insert(vmf, run, offset - run->start);
 	}
 	dma_resv_unlock(buffer->dmabuf->resv);
 	return ret;
@@ -69,13 +76,11 @@ int dmabridge_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 	if (READ_ONCE(buffer->revoked))
 		return -ENODEV;
 	/*
-	 * The attribute is the mapping's, not the page's, and must do for both
-	 * placements: memory that may move is mapped as RAM is, and the processor's
-	 * range registers make the BAR uncached all the same (p2pdma's own mmap
-	 * relies on that too). Memory that stays on the device can be combined.
+	 * Where there are pages the attribute is the mapping's, not the page's, and
+	 * must do for both placements, as a driver can move any buffer: all is mapped
+	 * as RAM is, and the processor's range registers make the BAR uncached all the
+	 * same (p2pdma's own mmap relies on that too).
 	 */
-	if (buffer->policy == DMABRIDGE_POLICY_REQUIRE)
-		vma->vm_page_prot = pgprot_writecombine(vma->vm_page_prot);
 	vm_flags_set(vma, VM_MIXEDMAP | VM_DONTEXPAND | VM_DONTDUMP);
 	vma->vm_private_data = buffer;
 	vma->vm_ops = &buffer_vm_ops;

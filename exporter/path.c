@@ -7,6 +7,8 @@
  * tell people; nothing is decided by that walk.
  */
 #include <linux/cc_platform.h>
+#include <linux/dma-mapping.h>
+#include <linux/iommu-dma.h>
 #include <linux/pci-p2pdma.h>
 
 #include "internal.h"
@@ -107,10 +109,29 @@ static void blame_host_bridge(struct dmabridge_facts *facts, struct pci_dev *pde
 	pci_dev_put(root);
 }
 
-void dmabridge_path_facts(struct dmabridge_facts *facts, struct pci_dev *provider,
+/*
+ * The kernel looks at no mask on its way to a peer: what does not fit would be
+ * cut off, and go somewhere else. Through an IOMMU the device is given an address
+ * that fits.
+ */
+static void check_mask(struct dmabridge_facts *facts, const struct dmabridge_region *region,
+		       struct pci_dev *importer)
+{
+	u64 offset = region->start - pci_resource_start(region->pdev, region->bar);
+	u64 last = pci_bus_address(region->pdev, region->bar) + offset + region->size - 1;
+	u64 mask = dma_get_mask(&importer->dev);
+
+	if (facts->path_route == DMABRIDGE_ROUTE_P2P_HOST_BRIDGE && use_dma_iommu(&importer->dev))
+		return;
+	if (last > mask)
+		add_blocker(facts, DMABRIDGE_REASON_DMA_MASK, importer, mask);
+}
+
+void dmabridge_path_facts(struct dmabridge_facts *facts, const struct dmabridge_region *region,
 			  struct device *client)
 {
 	struct pci_dev *importer = dmabridge_pci_parent(client);
+	struct pci_dev *provider = region->pdev;
 	struct pci_dev *common;
 	unsigned int known = facts->nr_blockers;
 	bool redirected;
@@ -129,6 +150,7 @@ void dmabridge_path_facts(struct dmabridge_facts *facts, struct pci_dev *provide
 		redirected = common && count_path_redirects(provider, importer, common, NULL);
 		facts->path_route = common && !redirected ? DMABRIDGE_ROUTE_P2P_BUS :
 							    DMABRIDGE_ROUTE_P2P_HOST_BRIDGE;
+		check_mask(facts, region, importer);
 		return;
 	}
 

@@ -3,22 +3,25 @@
  * Where a buffer's bytes are: moves between device and system memory, and the
  * revoke that ends it.
  *
- * Why nobody can touch device memory after remove(). dmabridge_unregister()
- * calls dmabridge_revoke() for every buffer. It
+ * Why nobody can touch a BAR after remove(). dmabridge_unregister() revokes every
+ * buffer. dmabridge_revoke_begin()
  *   1. sets "revoked" and closes the gate: no I/O of our own starts any more;
- *   2. waits until what is in flight has ended, if it goes to the device;
- *   3. under dma_resv takes the placement away, so that later attachments,
- *      mappings and faults are refused, tells the importers
- *      (dma_buf_invalidate_mappings()) and waits for all fences: the first of
- *      dma-buf's two waits;
- *   4. zaps the CPU's mappings: later touches fault, and get SIGBUS;
- *   5. waits, without dma_resv, until the last mapping of device memory is gone,
- *      also of one that a move left behind: the second wait. It ends, because
- *      only importers that can be told to stop were given device memory
- *      (DMABRIDGE_REASON_NOT_REVOCABLE), or else the driver chose to wait for
- *      them (take_unrevocable).
+ *   2. under dma_resv takes the placement away, so that later attachments,
+ *      mappings and faults are refused, and tells the importers
+ *      (dma_buf_invalidate_mappings());
+ *   3. zaps the CPU's mappings: later touches fault, and get SIGBUS.
+ * It waits for nobody's I/O: in an error recovery or a reset of several devices
+ * those of the importers come back only after ours has answered. What has to be
+ * over before the memory is anyone else's, dmabridge_revoke_finish() waits for:
+ *   4. what is in flight by the gate;
+ *   5. all fences: the first of dma-buf's two waits;
+ *   6. without dma_resv, the last unmap of the BAR, also of memory that a move
+ *      left behind: the second wait. It ends, because only importers that can be
+ *      told to stop were given device memory (DMABRIDGE_REASON_NOT_REVOCABLE), or
+ *      else the driver chose to wait for them (take_unrevocable).
  * System memory does not go away with the device, so nothing waits for those who
- * use it: it stays until the buffer is released.
+ * use it: it stays until the buffer is released. Nor does stolen memory, which is
+ * RAM: what is mapped or pinned by then goes into quarantine (stolen.c).
  * Pages that user space has pinned for O_DIRECT by then go back to p2pdma's pool
  * when that I/O ends; its teardown, after remove(), waits for them.
  */
@@ -27,6 +30,7 @@
 #include <linux/sched/signal.h>
 
 #include "internal.h"
+#include "trace.h"
 
 /* --- the gate ------------------------------------------------------------------ */
 
@@ -87,19 +91,26 @@ int dmabridge_place_lock(struct dmabridge_buffer *buffer, struct dmabridge_verdi
  * In slices, since dma-buf offers waits that any signal ends, or none. Fences
  * end in bounded time by contract.
  */
-int dmabridge_wait_fences(struct dma_resv *resv, enum dma_resv_usage usage)
+int dmabridge_wait_fences(struct dma_resv *resv, enum dma_resv_usage usage, const bool *stop)
 {
-	while (!dma_resv_wait_timeout(resv, usage, false, HZ / 10))
+	while (!dma_resv_wait_timeout(resv, usage, false, HZ / 10)) {
 		if (fatal_signal_pending(current))
 			return -EINTR;
+		if (READ_ONCE(*stop))
+			return -ENODEV;
+	}
 	return 0;
 }
 
 /* Why a move ended early. */
 static void explain_stop(struct dmabridge_verdict *verdict, int error)
 {
-	add_reason(verdict, error == -EINTR ? DMABRIDGE_REASON_INTERRUPTED :
-					      DMABRIDGE_REASON_REVOKED, 0);
+	if (error == -EINTR)
+		add_reason(verdict, DMABRIDGE_REASON_INTERRUPTED, 0);
+	else if (error == -ENODEV)
+		add_reason(verdict, DMABRIDGE_REASON_REVOKED, 0);
+	else
+		add_reason(verdict, DMABRIDGE_REASON_COPY_FAILED, -error);
 }
 
 static u64 count_importer_pins(struct dmabridge_buffer *buffer)
@@ -132,6 +143,17 @@ static u64 count_user_pins(const struct dmabridge_backing *backing)
 	return pins;
 }
 
+/* Not after the region has gone: its unregistering revokes under place_lock first. */
+static void tell_driver(struct dmabridge_buffer *buffer)
+{
+	const struct dmabridge_region *region = buffer->region;
+
+	lockdep_assert_held(&buffer->place_lock);
+	dma_resv_assert_held(buffer->dmabuf->resv);
+	if (region->ops->moved)
+		region->ops->moved(region->priv, buffer, buffer->placement);
+}
+
 /* With the gate closed and dma_resv held: from @from to @to, or nothing changed. */
 static int replace_backing(struct dmabridge_buffer *buffer, struct dmabridge_backing *to,
 			   const struct dmabridge_reason *why, struct dmabridge_verdict *verdict)
@@ -153,7 +175,8 @@ static int replace_backing(struct dmabridge_buffer *buffer, struct dmabridge_bac
 		add_reason(verdict, DMABRIDGE_REASON_PINNED_BY_USER, pins);
 		return -EBUSY;
 	}
-	ret = dmabridge_wait_fences(buffer->dmabuf->resv, DMA_RESV_USAGE_BOOKKEEP);
+	ret = dmabridge_wait_fences(buffer->dmabuf->resv, DMA_RESV_USAGE_BOOKKEEP,
+				    &buffer->revoked);
 	if (ret) {
 		explain_stop(verdict, ret);
 		return ret;
@@ -161,7 +184,7 @@ static int replace_backing(struct dmabridge_buffer *buffer, struct dmabridge_bac
 	dmabridge_sync_for_cpu(buffer);
 	/* Both backings were cleared: what nobody touched needs no copy. */
 	if (READ_ONCE(buffer->touched)) {
-		ret = dmabridge_backing_copy(to, from, &buffer->revoked);
+		ret = dmabridge_copy_backing(to, 0, from, 0, buffer->size, &buffer->revoked);
 		if (ret) {
 			explain_stop(verdict, ret);
 			return ret;
@@ -174,6 +197,8 @@ static int replace_backing(struct dmabridge_buffer *buffer, struct dmabridge_bac
 	buffer->last_move = *why;
 	buffer->moves++;
 	WRITE_ONCE(buffer->generation, buffer->generation + 1);
+	tell_driver(buffer);
+	dmabridge_watched_changed(buffer);
 	return 0;
 }
 
@@ -188,8 +213,8 @@ static void explain_no_memory(struct dmabridge_verdict *verdict, u32 placement, 
 		add_reason(verdict, DMABRIDGE_REASON_NO_DEVICE_MEMORY, size);
 }
 
-int dmabridge_move_locked(struct dmabridge_buffer *buffer, u32 placement,
-			  const struct dmabridge_reason *why, struct dmabridge_verdict *verdict)
+static int try_move(struct dmabridge_buffer *buffer, u32 placement,
+		    const struct dmabridge_reason *why, struct dmabridge_verdict *verdict)
 {
 	struct dmabridge_backing *from, *to;
 	int ret;
@@ -202,6 +227,11 @@ int dmabridge_move_locked(struct dmabridge_buffer *buffer, u32 placement,
 	}
 	if (buffer->placement == placement)
 		return 0;
+	/* Whoever stops the region looks at every buffer after that, by place_lock. */
+	if (placement == DMABRIDGE_PLACEMENT_DEVICE && READ_ONCE(buffer->region->stops)) {
+		add_reason(verdict, DMABRIDGE_REASON_SUSPENDED, 0);
+		return -EBUSY;
+	}
 
 	to = dmabridge_backing_alloc(buffer->region, placement, buffer->size, buffer->memcg);
 	if (IS_ERR(to)) {
@@ -223,6 +253,18 @@ int dmabridge_move_locked(struct dmabridge_buffer *buffer, u32 placement,
 	return ret;
 }
 
+int dmabridge_move_locked(struct dmabridge_buffer *buffer, u32 placement,
+			  const struct dmabridge_reason *why, struct dmabridge_verdict *verdict)
+{
+	u32 from = buffer->placement;
+	int ret;
+
+	ret = try_move(buffer, placement, why, verdict);
+	if (ret || from != placement)
+		trace_move(buffer, from, placement, why, verdict, ret);
+	return ret;
+}
+
 int dmabridge_check_request(struct dmabridge_buffer *buffer, u32 placement,
 			    struct dmabridge_verdict *verdict)
 {
@@ -235,6 +277,10 @@ int dmabridge_check_request(struct dmabridge_buffer *buffer, u32 placement,
 	if (buffer->placement == DMABRIDGE_PLACEMENT_NONE) {
 		add_reason(verdict, DMABRIDGE_REASON_REVOKED, 0);
 		return -ENODEV;
+	}
+	if (!to_system && !buffer->region->memory) {
+		add_reason(verdict, DMABRIDGE_REASON_SYSTEM_REGION, 0);
+		return -EOPNOTSUPP;
 	}
 	if (!dmabridge_combine_policies(buffer->policy, asked)) {
 		add_reason(verdict, DMABRIDGE_REASON_POLICY_CONFLICT,
@@ -274,14 +320,54 @@ int dmabridge_move(struct dmabridge_buffer *buffer, struct dmabridge_move *arg)
 	return ret;
 }
 
+/* --- moves by the driver -------------------------------------------------------- */
+
+/* It decides over its device's memory: no policy and no hold is asked. */
+int dmabridge_move_away(struct dmabridge_buffer *buffer, u32 code)
+{
+	struct dmabridge_reason why = {
+		.code = code,
+		.flags = DMABRIDGE_REASON_HAS_DEVICE,
+		.device = dmabridge_region_address(buffer->region),
+	};
+	struct dmabridge_verdict verdict = {};
+	int ret;
+
+	if (mutex_lock_killable(&buffer->place_lock))
+		return -EINTR;
+	ret = dmabridge_move_locked(buffer, DMABRIDGE_PLACEMENT_SYSTEM, &why, &verdict);
+	mutex_unlock(&buffer->place_lock);
+	if (ret && ret != -ENODEV)
+		dev_warn_ratelimited(buffer->region->dev.parent,
+				     "cannot move a buffer of %llu bytes off the device: %s (%llu), error %d\n",
+				     buffer->size, dmabridge_reason_text(verdict.reasons[0].code),
+				     verdict.reasons[0].value, ret);
+	return ret;
+}
+
+int dmabridge_evict(struct dmabridge_buffer *buffer)
+{
+	return dmabridge_move_away(buffer, DMABRIDGE_REASON_EVICTED);
+}
+EXPORT_SYMBOL_GPL(dmabridge_evict);
+
+void dmabridge_move_home(struct dmabridge_buffer *buffer)
+{
+	mutex_lock(&buffer->place_lock);
+	/* What was evicted before makes room for others still. */
+	if (buffer->last_move.code != DMABRIDGE_REASON_EVICTED)
+		dmabridge_go_home(buffer);
+	mutex_unlock(&buffer->place_lock);
+}
+
 /* --- revoke -------------------------------------------------------------------- */
 
 /* The second wait. Says who keeps it waiting: nothing else tells why remove() hangs. */
-static void wait_for_unmaps(struct dmabridge_buffer *buffer)
+void dmabridge_wait_unmaps(struct dmabridge_buffer *buffer)
 {
-	struct device *dev = &buffer->region->pdev->dev;
+	struct device *dev = buffer->region->dev.parent;
 
-	while (!wait_event_timeout(buffer->unmap_wait, !READ_ONCE(buffer->nr_device_mappings),
+	while (!wait_event_timeout(buffer->unmap_wait, !READ_ONCE(buffer->nr_io_mappings),
 				   10 * HZ)) {
 		struct dmabridge_user_state *user;
 
@@ -294,44 +380,54 @@ static void wait_for_unmaps(struct dmabridge_buffer *buffer)
 	}
 }
 
-void dmabridge_revoke(struct dmabridge_buffer *buffer)
+void dmabridge_revoke_begin(struct dmabridge_buffer *buffer)
 {
-	struct dmabridge_backing *backing = NULL;
-
-	/* A copy under way sees this and gives up the place_lock soon. */
+	/* A move under way sees this and gives up the place_lock soon. */
 	WRITE_ONCE(buffer->revoked, true);
 	wake_up_all(&buffer->gate_wait);
 	mutex_lock(&buffer->place_lock);
+	if (buffer->placement == DMABRIDGE_PLACEMENT_NONE)
+		goto unlock;
 	percpu_ref_kill(&buffer->gate);
 	wake_up_all(&buffer->gate_wait);
+
+	dma_resv_lock(buffer->dmabuf->resv, NULL);
+	trace_revoke(buffer);
+	buffer->revoked_on_device = buffer->placement == DMABRIDGE_PLACEMENT_DEVICE;
+	buffer->placement = DMABRIDGE_PLACEMENT_NONE;
+	buffer->last_move = (struct dmabridge_reason){
+		.code = DMABRIDGE_REASON_REVOKED,
+		.flags = DMABRIDGE_REASON_HAS_DEVICE,
+		.device = dmabridge_region_address(buffer->region),
+	};
+	WRITE_ONCE(buffer->generation, buffer->generation + 1);
+	tell_driver(buffer);
+	dmabridge_watched_changed(buffer);
+	dma_buf_invalidate_mappings(buffer->dmabuf);
+	dma_resv_unlock(buffer->dmabuf->resv);
+	unmap_mapping_range(buffer->dmabuf->file->f_mapping, 0, 0, 1);
+unlock:
+	mutex_unlock(&buffer->place_lock);
+}
+
+void dmabridge_revoke_finish(struct dmabridge_buffer *buffer)
+{
+	struct dmabridge_backing *backing = NULL;
+
 	/*
 	 * I/O to the device is on block devices and the file systems that are listed;
 	 * in system memory it can be on one that never answers, which is no concern of
 	 * the device.
 	 */
-	if (buffer->placement == DMABRIDGE_PLACEMENT_DEVICE)
+	if (buffer->revoked_on_device)
 		wait_event(buffer->gate_wait, percpu_ref_is_zero(&buffer->gate));
-
 	dma_resv_lock(buffer->dmabuf->resv, NULL);
-	if (buffer->placement == DMABRIDGE_PLACEMENT_DEVICE) {
-		backing = buffer->backing;
-		buffer->backing = NULL;
-	}
-	buffer->placement = DMABRIDGE_PLACEMENT_NONE;
-	buffer->last_move = (struct dmabridge_reason){
-		.code = DMABRIDGE_REASON_REVOKED,
-		.flags = DMABRIDGE_REASON_HAS_DEVICE,
-		.device = dmabridge_pci_address(buffer->region->pdev),
-	};
-	WRITE_ONCE(buffer->generation, buffer->generation + 1);
-	dma_buf_invalidate_mappings(buffer->dmabuf);
 	dma_resv_wait_timeout(buffer->dmabuf->resv, DMA_RESV_USAGE_BOOKKEEP, false,
 			      MAX_SCHEDULE_TIMEOUT);
+	if (buffer->revoked_on_device)
+		swap(backing, buffer->backing);
 	dma_resv_unlock(buffer->dmabuf->resv);
-	unmap_mapping_range(buffer->dmabuf->file->f_mapping, 0, 0, 1);
-	mutex_unlock(&buffer->place_lock);
-
-	wait_for_unmaps(buffer);
+	dmabridge_wait_unmaps(buffer);
 	if (backing)
 		dmabridge_backing_put(backing);
 }

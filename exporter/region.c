@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Regions: a device's memory, its node /dev/dmabridge-NAME, and its end.
+ * Regions of all kinds: the registry, the node /dev/dmabridge-NAME, and what a
+ * driver does to all buffers of one: suspend, revoke, unregister.
  *
- * Who revokes. Only dmabridge_unregister(), called from the driver's remove(),
- * ends a region. It first marks the region dead, so that no buffer joins its
- * list any more, and then revokes each buffer on it (placement.c): after that no
+ * Who revokes. Only the driver: dmabridge_revoke_all() in a reset, and
+ * dmabridge_unregister() in remove(). Both first see to it that no buffer comes
+ * to the device any more, and then revoke each one (placement.c): after that no
  * importer maps the BAR, no command of ours is in flight and no CPU mapping is
  * left. Pages pinned by O_DIRECT of user space at that moment are waited for by
- * p2pdma's own teardown, which runs after remove(); such pins are short.
+ * p2pdma's own teardown, which runs after remove(); such pins are short. Pins of
+ * stolen memory can be long: see stolen.c.
  */
 #include <linux/fs.h>
 #include <linux/idr.h>
 #include <linux/module.h>
-#include <linux/pci-p2pdma.h>
 #include <linux/slab.h>
 #include <linux/xarray.h>
 
@@ -20,7 +21,6 @@
 
 #define MAX_REGIONS		256
 #define DEFAULT_MOVE_LIMIT	SZ_256M
-#define PAGES_ALIGN		SZ_2M	/* memory hot-plug's subsection */
 
 static dev_t region_devt;
 static DEFINE_IDA(region_minors);
@@ -51,9 +51,13 @@ static void region_free(struct device *dev)
 {
 	struct dmabridge_region *region = to_region(dev);
 
+	if (region->memory)
+		region->memory->free(region);
 	ida_free(&region_minors, MINOR(dev->devt));
 	pci_dev_put(region->pdev);
+	put_device(region->dev.parent);
 	mutex_destroy(&region->lock);
+	mutex_destroy(&region->driver_lock);
 	kfree(region);
 }
 
@@ -86,6 +90,51 @@ u32 dmabridge_region_count(void)
 	return count;
 }
 
+u64 dmabridge_region_address(const struct dmabridge_region *region)
+{
+	return region->address;
+}
+
+static u32 region_flags(const struct dmabridge_region *region)
+{
+	u32 flags = 0;
+
+	if (region->has_pages)
+		flags |= DMABRIDGE_REGION_HAS_PAGES;
+	if (region->take_unrevocable)
+		flags |= DMABRIDGE_REGION_TAKES_UNREVOCABLE;
+	if (region->has_engine)
+		flags |= DMABRIDGE_REGION_HAS_ENGINE;
+	if (READ_ONCE(region->stops))
+		flags |= DMABRIDGE_REGION_SUSPENDED;
+	if (READ_ONCE(region->dead))
+		flags |= DMABRIDGE_REGION_QUARANTINED;
+	if (!region->pdev)
+		flags |= DMABRIDGE_REGION_NOT_PCI;
+	return flags;
+}
+
+static void describe(struct dmabridge_region *region, struct dmabridge_region_info *info)
+{
+	*info = (struct dmabridge_region_info){
+		.id = region->id,
+		.kind = region->kind,
+		.flags = region_flags(region),
+		.device = dmabridge_region_address(region),
+		.bar = region->bar,
+		.size = region->size,
+		.limit = region->limit,
+		.move_limit = region->move_limit,
+		.quarantined = region->stolen ? dmabridge_stolen_quarantined(region) : 0,
+	};
+	info->available = region->limit - atomic64_read(&region->used);
+	strscpy(info->name, region->name, sizeof(info->name));
+	strscpy(info->driver, region->driver, sizeof(info->driver));
+	mutex_lock(&region->lock);
+	info->nr_buffers = list_count_nodes(&region->buffers);
+	mutex_unlock(&region->lock);
+}
+
 int dmabridge_region_describe(struct dmabridge_region_info *info)
 {
 	struct dmabridge_region *region;
@@ -93,29 +142,23 @@ int dmabridge_region_describe(struct dmabridge_region_info *info)
 
 	mutex_lock(&regions_lock);
 	region = xa_find(&regions, &id, U32_MAX, XA_PRESENT);
-	if (!region) {
-		mutex_unlock(&regions_lock);
-		return -ENOENT;
-	}
-	mutex_lock(&region->lock);
-	*info = (struct dmabridge_region_info){
-		.id = region->id,
-		.kind = region->kind,
-		.flags = DMABRIDGE_REGION_HAS_PAGES |
-			 (region->take_unrevocable ? DMABRIDGE_REGION_TAKES_UNREVOCABLE : 0),
-		.device = dmabridge_pci_address(region->pdev),
-		.bar = region->bar,
-		.nr_buffers = list_count_nodes(&region->buffers),
-		.size = region->size,
-		.available = region->limit - atomic64_read(&region->used),
-		.limit = region->limit,
-		.move_limit = region->move_limit,
-	};
-	strscpy(info->name, region->name, sizeof(info->name));
-	strscpy(info->driver, region->driver, sizeof(info->driver));
-	mutex_unlock(&region->lock);
+	if (region)
+		describe(region, info);
 	mutex_unlock(&regions_lock);
-	return 0;
+	return region ? 0 : -ENOENT;
+}
+
+bool dmabridge_region_vetoes(struct dmabridge_region *region, struct device *importer, u64 *value)
+{
+	bool vetoes = false;
+
+	if (!region->has_veto)
+		return false;
+	down_read(&region->entry);
+	if (!region->dead)
+		vetoes = region->ops->veto(region->priv, importer, value);
+	up_read(&region->entry);
+	return vetoes;
 }
 
 /* --- the node --------------------------------------------------------------- */
@@ -203,26 +246,26 @@ static const struct file_operations region_fops = {
 
 /* --- registration ------------------------------------------------------------ */
 
-static int check_range(struct pci_dev *pdev, const struct dmabridge_bar_desc *desc, u64 *size)
+static bool intersect(phys_addr_t a, u64 a_size, phys_addr_t b, u64 b_size)
 {
-	u64 length, end;
-
-	if (desc->bar < 0 || desc->bar >= PCI_STD_NUM_BARS ||
-	    !(pci_resource_flags(pdev, desc->bar) & IORESOURCE_MEM))
-		return -EINVAL;
-	length = pci_resource_len(pdev, desc->bar);
-	if (desc->offset >= length)
-		return -EINVAL;
-	*size = desc->size ?: length - desc->offset;
-	if (check_add_overflow(desc->offset, *size, &end) || end > length)
-		return -EINVAL;
-	if (!IS_ALIGNED(pci_resource_start(pdev, desc->bar) + desc->offset, PAGES_ALIGN) ||
-	    !IS_ALIGNED(*size, PAGES_ALIGN))
-		return -EINVAL;
-	return 0;
+	return a < b + b_size && b < a + a_size;
 }
 
-/* Neither two regions of one name nor two of one function's pool. */
+/* Stolen memory has two addresses. */
+static bool overlap(const struct dmabridge_region *a, const struct dmabridge_region *b)
+{
+	return a->memory && b->memory &&
+	       (intersect(a->start, a->size, b->start, b->size) ||
+		intersect(a->in_bar, a->size, b->in_bar, b->size));
+}
+
+/* p2pdma's pool is one per function. */
+static bool share_pool(const struct dmabridge_region *a, const struct dmabridge_region *b)
+{
+	return a->kind == DMABRIDGE_REGION_BAR && b->kind == DMABRIDGE_REGION_BAR &&
+	       a->has_pages && b->has_pages && a->pdev == b->pdev;
+}
+
 static int check_unique(const struct dmabridge_region *region)
 {
 	struct dmabridge_region *other;
@@ -230,7 +273,7 @@ static int check_unique(const struct dmabridge_region *region)
 
 	lockdep_assert_held(&regions_lock);
 	xa_for_each(&regions, id, other) {
-		if (other->pdev == region->pdev)
+		if (overlap(other, region) || share_pool(other, region))
 			return -EBUSY;
 		if (!strcmp(other->name, region->name))
 			return -EEXIST;
@@ -238,7 +281,7 @@ static int check_unique(const struct dmabridge_region *region)
 	return 0;
 }
 
-/* Takes name and function, before anything of the function is touched. */
+/* Takes name and memory, before anything of the device is touched. */
 static int enter(struct dmabridge_region *region)
 {
 	int ret;
@@ -260,32 +303,36 @@ static void leave(struct dmabridge_region *region)
 	mutex_unlock(&regions_lock);
 }
 
-static int add_region_pages(struct dmabridge_region *region, u64 offset)
+void dmabridge_region_forget(struct dmabridge_region *region)
 {
-	int ret;
-
-	ret = pci_p2pdma_add_resource(region->pdev, region->bar, region->size, offset);
-	if (ret)
-		return ret;
-	region->provider = pcim_p2pdma_provider(region->pdev, region->bar);
-	return region->provider ? 0 : -EOPNOTSUPP;
+	dmabridge_debugfs_remove(region);
+	leave(region);
+	put_device(&region->dev);
 }
 
-struct dmabridge_region *dmabridge_register_bar(struct pci_dev *pdev,
-						const struct dmabridge_bar_desc *desc)
+static const struct dmabridge_region_ops no_ops;
+
+static int name_region(struct dmabridge_region *region, const char *name, const char *suffix)
+{
+	const char *device = dev_name(region->dev.parent);
+	int length;
+
+	if (name)
+		length = strscpy(region->name, name, sizeof(region->name));
+	else
+		length = snprintf(region->name, sizeof(region->name), "%s-%s", device, suffix);
+	if (length <= 0 || length >= sizeof(region->name) || strchr(region->name, '/'))
+		return -EINVAL;
+	return dev_set_name(&region->dev, "dmabridge-%s", region->name);
+}
+
+struct dmabridge_region *dmabridge_region_alloc(struct device *dev,
+						const struct dmabridge_region_desc *desc,
+						const char *suffix)
 {
 	struct dmabridge_region *region;
 	int minor, ret;
-	u64 size;
 
-	/* User mappings of a BAR rely on x86's range registers; see mmap.c. */
-	if (!IS_ENABLED(CONFIG_X86))
-		return ERR_PTR(-EOPNOTSUPP);
-	ret = check_range(pdev, desc, &size);
-	if (ret)
-		return ERR_PTR(ret);
-	if (desc->name && (strlen(desc->name) >= DMABRIDGE_NAME_MAX || strchr(desc->name, '/')))
-		return ERR_PTR(-EINVAL);
 	minor = ida_alloc_max(&region_minors, MAX_REGIONS - 1, GFP_KERNEL);
 	if (minor < 0)
 		return ERR_PTR(minor);
@@ -294,65 +341,84 @@ struct dmabridge_region *dmabridge_register_bar(struct pci_dev *pdev,
 		ida_free(&region_minors, minor);
 		return ERR_PTR(-ENOMEM);
 	}
-	region->kind = DMABRIDGE_REGION_BAR;
-	region->pdev = pci_dev_get(pdev);
-	region->bar = desc->bar;
-	region->size = size;
-	region->limit = desc->limit ? min(desc->limit, size) : size;
+	region->pdev = pci_dev_get(dmabridge_pci_parent(dev));
+	region->address = region->pdev ? dmabridge_pci_address(region->pdev) : 0;
+	region->limit = desc->limit ?: U64_MAX;
 	region->move_limit = desc->move_limit ?: DEFAULT_MOVE_LIMIT;
 	region->take_unrevocable = desc->take_unrevocable;
-	region->start = pci_resource_start(pdev, desc->bar) + desc->offset;
+	region->ops = desc->ops ?: &no_ops;
+	region->priv = desc->priv;
+	region->has_engine = region->ops->copy;
+	region->has_veto = region->ops->veto;
 	mutex_init(&region->lock);
+	mutex_init(&region->driver_lock);
 	init_rwsem(&region->entry);
 	INIT_LIST_HEAD(&region->buffers);
-	if (desc->name)
-		strscpy(region->name, desc->name, sizeof(region->name));
-	else
-		scnprintf(region->name, sizeof(region->name), "%s-bar%d", pci_name(pdev),
-			  desc->bar);
-	strscpy(region->driver, dev_driver_string(&pdev->dev), sizeof(region->driver));
+	strscpy(region->driver, dev_driver_string(dev), sizeof(region->driver));
 
 	/* From here on the device's last reference frees it all. */
 	device_initialize(&region->dev);
 	region->dev.class = &region_class;
-	region->dev.parent = &pdev->dev;
+	/* Also after device_del(), which drops its own reference. */
+	region->dev.parent = get_device(dev);
 	region->dev.devt = MKDEV(MAJOR(region_devt), minor);
 	region->dev.release = region_free;
-	ret = dev_set_name(&region->dev, "dmabridge-%s", region->name);
-	if (ret)
-		goto put;
-	ret = enter(region);
-	if (ret)
-		goto put;
-	ret = add_region_pages(region, desc->offset);
-	if (ret)
-		goto leave;
-	cdev_init(&region->cdev, &region_fops);
-	region->cdev.owner = THIS_MODULE;
-	ret = cdev_device_add(&region->cdev, &region->dev);
-	if (ret)
-		goto leave;
+	ret = name_region(region, desc->name, suffix);
+	if (ret) {
+		put_device(&region->dev);
+		return ERR_PTR(ret);
+	}
 	return region;
-
-leave:
-	leave(region);
-put:
-	put_device(&region->dev);
-	return ERR_PTR(ret);
 }
-EXPORT_SYMBOL_GPL(dmabridge_register_bar);
+
+/* --- all buffers of a region ------------------------------------------------------ */
+
+static u64 begin_sweep(struct dmabridge_region *region)
+{
+	u64 sweep;
+
+	mutex_lock(&region->lock);
+	sweep = ++region->sweep;
+	mutex_unlock(&region->lock);
+	return sweep;
+}
+
+/* Each marks what it wants, so that it is wanted once. Under region->lock. */
+static bool not_swept(struct dmabridge_buffer *buffer, u64 sweep)
+{
+	if (buffer->sweep >= sweep || READ_ONCE(buffer->revoked))
+		return false;
+	buffer->sweep = sweep;
+	return true;
+}
+
+/* dmabridge_revoke_begin() marks it. */
+static bool not_revoked(struct dmabridge_buffer *buffer, u64 sweep)
+{
+	return !READ_ONCE(buffer->revoked);
+}
+
+static bool not_finished(struct dmabridge_buffer *buffer, u64 sweep)
+{
+	if (buffer->finished)
+		return false;
+	buffer->finished = true;
+	return true;
+}
 
 /*
- * Any buffer that still lives, with a reference, or NULL. One whose last
+ * A buffer that lives and is wanted, with a reference, or NULL. One whose last
  * reference went has no users, and its release takes it off the list.
  */
-static struct dmabridge_buffer *next_live_buffer(struct dmabridge_region *region)
+static struct dmabridge_buffer *
+next_buffer(struct dmabridge_region *region,
+	    bool (*wanted)(struct dmabridge_buffer *buffer, u64 sweep), u64 sweep)
 {
 	struct dmabridge_buffer *buffer;
 
 	mutex_lock(&region->lock);
 	list_for_each_entry(buffer, &region->buffers, region_node) {
-		if (!READ_ONCE(buffer->revoked) && get_file_active(&buffer->dmabuf->file)) {
+		if (wanted(buffer, sweep) && get_file_active(&buffer->dmabuf->file)) {
 			mutex_unlock(&region->lock);
 			return buffer;
 		}
@@ -361,22 +427,164 @@ static struct dmabridge_buffer *next_live_buffer(struct dmabridge_region *region
 	return NULL;
 }
 
-void dmabridge_unregister(struct dmabridge_region *region)
+static void begin_revokes(struct dmabridge_region *region)
 {
 	struct dmabridge_buffer *buffer;
 
-	leave(region);
-	cdev_device_del(&region->cdev, &region->dev);
-
-	/* Waits for buffers that are being made: they clear memory of the device. */
-	down_write(&region->entry);
-	region->dead = true;
-	up_write(&region->entry);
-	while ((buffer = next_live_buffer(region))) {
-		dmabridge_revoke(buffer);
+	while ((buffer = next_buffer(region, not_revoked, 0))) {
+		dmabridge_revoke_begin(buffer);
 		dmabridge_buffer_put(buffer);
 	}
-	put_device(&region->dev);
+}
+
+/* Of buffers that were all revoked. */
+static void finish_revokes(struct dmabridge_region *region)
+{
+	struct dmabridge_buffer *buffer;
+
+	while ((buffer = next_buffer(region, not_finished, 0))) {
+		dmabridge_revoke_finish(buffer);
+		dmabridge_buffer_put(buffer);
+	}
+}
+
+/* Waits for buffers that are being made: they clear memory of the device. */
+static void stop(struct dmabridge_region *region, unsigned int why)
+{
+	down_write(&region->entry);
+	WRITE_ONCE(region->stops, region->stops | why);
+	up_write(&region->entry);
+}
+
+static void go_on(struct dmabridge_region *region, unsigned int why)
+{
+	down_write(&region->entry);
+	WRITE_ONCE(region->stops, region->stops & ~why);
+	up_write(&region->entry);
+}
+
+/* --- loss and recovery --------------------------------------------------------------- */
+
+void dmabridge_revoke_all(struct dmabridge_region *region)
+{
+	stop(region, STOP_LOST);
+	begin_revokes(region);
+}
+EXPORT_SYMBOL_GPL(dmabridge_revoke_all);
+
+static void recover(struct work_struct *work)
+{
+	struct dmabridge_region *region = container_of(work, struct dmabridge_region, recovery);
+
+	finish_revokes(region);
+	go_on(region, STOP_LOST);
+}
+
+void dmabridge_recovered(struct dmabridge_region *region)
+{
+	queue_work(system_dfl_wq, &region->recovery);
+}
+EXPORT_SYMBOL_GPL(dmabridge_recovered);
+
+/* --- suspend and resume ---------------------------------------------------------------- */
+
+static int move_all_away(struct dmabridge_region *region)
+{
+	u64 sweep = begin_sweep(region);
+	struct dmabridge_buffer *buffer;
+	int ret = 0;
+
+	while (!ret && (buffer = next_buffer(region, not_swept, sweep))) {
+		ret = dmabridge_move_away(buffer, DMABRIDGE_REASON_SUSPENDED);
+		/* Revoked meanwhile: nothing of it is left on the device. */
+		if (ret == -ENODEV && READ_ONCE(buffer->revoked))
+			ret = 0;
+		if (!ret)
+			dmabridge_wait_unmaps(buffer);
+		dmabridge_buffer_put(buffer);
+	}
+	return ret;
+}
+
+int dmabridge_suspend(struct dmabridge_region *region)
+{
+	int ret;
+
+	/* RAM stays what it is. */
+	if (!dmabridge_region_is_io(region))
+		return 0;
+	mutex_lock(&region->driver_lock);
+	stop(region, STOP_SUSPENDED);
+	ret = move_all_away(region);
+	if (ret)
+		go_on(region, STOP_SUSPENDED);
+	mutex_unlock(&region->driver_lock);
+	return ret;
+}
+EXPORT_SYMBOL_GPL(dmabridge_suspend);
+
+void dmabridge_resume(struct dmabridge_region *region)
+{
+	struct dmabridge_buffer *buffer;
+	u64 sweep;
+
+	mutex_lock(&region->driver_lock);
+	go_on(region, STOP_SUSPENDED);
+	sweep = begin_sweep(region);
+	while ((buffer = next_buffer(region, not_swept, sweep))) {
+		dmabridge_move_home(buffer);
+		dmabridge_buffer_put(buffer);
+	}
+	mutex_unlock(&region->driver_lock);
+}
+EXPORT_SYMBOL_GPL(dmabridge_resume);
+
+/* --- from registration to the end -------------------------------------------------------- */
+
+/* Nobody finds it any more. The driver's reference goes, at once or after a quarantine. */
+static void end(struct dmabridge_region *region)
+{
+	down_write(&region->entry);
+	WRITE_ONCE(region->dead, true);
+	up_write(&region->entry);
+	begin_revokes(region);
+	finish_revokes(region);
+	if (!region->memory || region->memory->close(region))
+		dmabridge_region_forget(region);
+}
+
+struct dmabridge_region *dmabridge_region_register(struct dmabridge_region *region)
+{
+	int ret;
+
+	INIT_WORK(&region->recovery, recover);
+	region->limit = min(region->limit, region->size);
+	ret = enter(region);
+	if (ret) {
+		put_device(&region->dev);
+		return ERR_PTR(ret);
+	}
+	if (region->memory)
+		ret = region->memory->open(region);
+	if (!ret) {
+		cdev_init(&region->cdev, &region_fops);
+		region->cdev.owner = THIS_MODULE;
+		ret = cdev_device_add(&region->cdev, &region->dev);
+	}
+	if (ret) {
+		/* The node's number may have been known for a moment. */
+		end(region);
+		return ERR_PTR(ret);
+	}
+	dmabridge_debugfs_add(region);
+	return region;
+}
+
+void dmabridge_unregister(struct dmabridge_region *region)
+{
+	cdev_device_del(&region->cdev, &region->dev);
+	cancel_work_sync(&region->recovery);
+	end(region);
 }
 EXPORT_SYMBOL_GPL(dmabridge_unregister);
 
@@ -384,12 +592,21 @@ int dmabridge_region_init(void)
 {
 	int ret;
 
-	ret = alloc_chrdev_region(&region_devt, 0, MAX_REGIONS, "dmabridge");
+	ret = dmabridge_stolen_init();
 	if (ret)
 		return ret;
+	ret = alloc_chrdev_region(&region_devt, 0, MAX_REGIONS, "dmabridge");
+	if (ret)
+		goto stolen;
 	ret = class_register(&region_class);
 	if (ret)
-		unregister_chrdev_region(region_devt, MAX_REGIONS);
+		goto chrdev;
+	return 0;
+
+chrdev:
+	unregister_chrdev_region(region_devt, MAX_REGIONS);
+stolen:
+	dmabridge_stolen_exit();
 	return ret;
 }
 
@@ -397,4 +614,5 @@ void dmabridge_region_exit(void)
 {
 	class_unregister(&region_class);
 	unregister_chrdev_region(region_devt, MAX_REGIONS);
+	dmabridge_stolen_exit();
 }

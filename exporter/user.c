@@ -11,6 +11,7 @@
 #include <linux/slab.h>
 
 #include "internal.h"
+#include "trace.h"
 
 void dmabridge_user_describe(struct dmabridge_user *to, const struct dmabridge_user_state *from)
 {
@@ -59,6 +60,45 @@ struct dmabridge_reason dmabridge_user_reason(const struct dmabridge_user_state 
 	return reason;
 }
 
+void dmabridge_user_facts(struct dmabridge_buffer *buffer, struct device *importer,
+			  struct dmabridge_facts *facts)
+{
+	struct dmabridge_region *region = buffer->region;
+	struct dmabridge_reason veto = { .code = DMABRIDGE_REASON_EXPORTER_VETO };
+
+	facts->region_kind = region->kind;
+	facts->distance = -1;
+	if (region->kind == DMABRIDGE_REGION_BAR)
+		dmabridge_path_facts(facts, region, importer);
+	else if (region->kind == DMABRIDGE_REGION_STOLEN)
+		facts->path_route = DMABRIDGE_ROUTE_STOLEN;
+	facts->vetoed = dmabridge_region_vetoes(region, importer, &veto.value);
+	if (facts->vetoed && facts->nr_blockers < DMABRIDGE_MAX_BLOCKERS)
+		facts->blockers[facts->nr_blockers++] = veto;
+}
+
+/* Reads of a BAR by the CPU are slow; RAM and engines are not. */
+static u64 copy_limit(const struct dmabridge_buffer *buffer)
+{
+	const struct dmabridge_region *region = buffer->region;
+
+	if (!READ_ONCE(buffer->touched) || !dmabridge_region_is_io(region) || region->has_engine)
+		return U64_MAX;
+	return region->move_limit;
+}
+
+/* Why it is in system memory, if it is for nobody's sake. place_lock held. */
+static struct dmabridge_reason why_in_system(const struct dmabridge_buffer *buffer)
+{
+	struct dmabridge_reason why = buffer->last_move;
+
+	if (READ_ONCE(buffer->region->stops))
+		why.code = DMABRIDGE_REASON_SUSPENDED;
+	else if (why.code == DMABRIDGE_REASON_SUSPENDED)
+		why.code = DMABRIDGE_REASON_EVICTED;	/* and could not go back */
+	return why;
+}
+
 /* The buffer's half of the facts. place_lock held. */
 static void buffer_facts(struct dmabridge_buffer *buffer, struct dmabridge_facts *facts)
 {
@@ -67,9 +107,10 @@ static void buffer_facts(struct dmabridge_buffer *buffer, struct dmabridge_facts
 	lockdep_assert_held(&buffer->place_lock);
 	facts->buffer_policy = buffer->policy;
 	facts->placement = buffer->placement;
-	facts->exporter = dmabridge_pci_address(buffer->region->pdev);
+	facts->why_in_system = why_in_system(buffer);
+	facts->exporter = dmabridge_region_address(buffer->region);
 	facts->size = buffer->size;
-	facts->copy_limit = READ_ONCE(buffer->touched) ? buffer->region->move_limit : U64_MAX;
+	facts->copy_limit = copy_limit(buffer);
 	facts->takes_unrevocable = buffer->region->take_unrevocable;
 
 	needer = dmabridge_user_find(buffer, DMABRIDGE_USER_NEEDS_SYSTEM);
@@ -106,9 +147,10 @@ int dmabridge_user_join(struct dmabridge_user_state *user, struct dmabridge_fact
 	struct dmabridge_decision decision;
 	int ret;
 
+	user->verdict.distance = -1;
 	ret = dmabridge_place_lock(buffer, &user->verdict);
 	if (ret)
-		return ret;
+		goto out;
 	buffer_facts(buffer, facts);
 	dmabridge_judge(facts, &user->verdict, &decision);
 	ret = decision.error;
@@ -124,8 +166,11 @@ int dmabridge_user_join(struct dmabridge_user_state *user, struct dmabridge_fact
 	}
 	if (!ret) {
 		user->reaches_device = decision.reaches_device;
+		user->bounces = decision.bounces;
 		user->path_route = facts->path_route;
-		if (!decision.reaches_device)
+		if (decision.bounces)
+			user->flags |= DMABRIDGE_USER_BOUNCES;
+		else if (!decision.reaches_device)
 			user->flags |= DMABRIDGE_USER_NEEDS_SYSTEM;
 		else if (user->verdict.policy == DMABRIDGE_POLICY_REQUIRE)
 			user->flags |= DMABRIDGE_USER_NEEDS_DEVICE;
@@ -136,6 +181,8 @@ int dmabridge_user_join(struct dmabridge_user_state *user, struct dmabridge_fact
 		record_refusal(user);
 	}
 	mutex_unlock(&buffer->place_lock);
+out:
+	trace_verdict(user, &user->verdict, ret);
 	return ret;
 }
 
@@ -152,6 +199,16 @@ static bool wants_home(struct dmabridge_buffer *buffer)
 	       file_count(buffer->dmabuf->file) > 1;
 }
 
+void dmabridge_go_home(struct dmabridge_buffer *buffer)
+{
+	struct dmabridge_reason why = { .code = DMABRIDGE_REASON_RESTORED };
+	struct dmabridge_verdict ignored = {};
+
+	/* If it fails the buffer is whole where it is; the query says so. */
+	if (wants_home(buffer))
+		dmabridge_move_locked(buffer, DMABRIDGE_PLACEMENT_DEVICE, &why, &ignored);
+}
+
 void dmabridge_user_leave(struct dmabridge_user_state *user)
 {
 	struct dmabridge_buffer *buffer = user->buffer;
@@ -160,17 +217,23 @@ void dmabridge_user_leave(struct dmabridge_user_state *user)
 	dma_resv_lock(buffer->dmabuf->resv, NULL);
 	list_del(&user->node);
 	dma_resv_unlock(buffer->dmabuf->resv);
-	if (wants_home(buffer)) {
-		struct dmabridge_reason why = { .code = DMABRIDGE_REASON_RESTORED };
-		struct dmabridge_verdict ignored = {};
-
-		/* If it fails the buffer is whole where it is; the query says so. */
-		dmabridge_move_locked(buffer, DMABRIDGE_PLACEMENT_DEVICE, &why, &ignored);
-	}
+	dmabridge_go_home(buffer);
 	mutex_unlock(&buffer->place_lock);
 }
 
 /* --- users that are no attachment: bindings --------------------------------------- */
+
+/*
+ * Whether an importer's own reasons against P2P are ones against the buffer's
+ * memory. RAM serves all, but one that insists on DMA gets no copy.
+ */
+static bool reasons_count(const struct dmabridge_buffer *buffer,
+			  const struct dmabridge_user_desc *desc)
+{
+	return buffer->region->kind != DMABRIDGE_REGION_STOLEN ||
+	       (desc->may_copy && dmabridge_combine_policies(buffer->policy, desc->policy) ==
+					DMABRIDGE_POLICY_REQUIRE);
+}
 
 struct dmabridge_user_state *dmabridge_user_add(struct dmabridge_buffer *buffer,
 						const struct dmabridge_user_desc *desc,
@@ -199,9 +262,11 @@ struct dmabridge_user_state *dmabridge_user_add(struct dmabridge_buffer *buffer,
 	facts->importer_policy = desc->policy;
 	facts->peer2peer = true;
 	facts->revocable = true;
-	for (i = 0; i < min(desc->nr_reasons, DMABRIDGE_MAX_BLOCKERS); i++)
-		facts->blockers[facts->nr_blockers++] = desc->reasons[i];
-	dmabridge_path_facts(facts, buffer->region->pdev, desc->device);
+	facts->needs_pages = !buffer->region->has_pages;
+	if (reasons_count(buffer, desc))
+		for (i = 0; i < min(desc->nr_reasons, DMABRIDGE_MAX_BLOCKERS); i++)
+			facts->blockers[facts->nr_blockers++] = desc->reasons[i];
+	dmabridge_user_facts(buffer, desc->device, facts);
 
 	ret = dmabridge_user_join(user, facts);
 	*verdict = user->verdict;
@@ -250,7 +315,7 @@ static int hold_join(struct dmabridge_user_state *user, struct dmabridge_hold *a
 
 	ret = dmabridge_place_lock(buffer, &arg->verdict);
 	if (ret)
-		return ret;
+		goto out;
 	ret = dmabridge_check_request(buffer, arg->placement, &arg->verdict);
 	if (!ret)
 		ret = dmabridge_move_locked(buffer, arg->placement, &why, &arg->verdict);
@@ -259,6 +324,8 @@ static int hold_join(struct dmabridge_user_state *user, struct dmabridge_hold *a
 		enlist(user);
 	}
 	mutex_unlock(&buffer->place_lock);
+out:
+	trace_verdict(user, &arg->verdict, ret);
 	return ret;
 }
 

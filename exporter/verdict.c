@@ -37,6 +37,24 @@ static void add(struct dmabridge_verdict *verdict, __u32 code, __u32 flags, __u6
 	dmabridge_verdict_add(verdict, &reason);
 }
 
+/* What is asked of those who want to reach a BAR. */
+static void collect_bar_blockers(const struct dmabridge_facts *facts,
+				 struct dmabridge_verdict *verdict)
+{
+	if (facts->is_static)
+		add(verdict, DMABRIDGE_REASON_STATIC_IMPORTER, DMABRIDGE_REASON_BLOCKS_P2P, 0);
+	else if (!facts->peer2peer)
+		add(verdict, DMABRIDGE_REASON_NOT_PEER2PEER, DMABRIDGE_REASON_BLOCKS_P2P, 0);
+	else if (!facts->revocable && !facts->takes_unrevocable)
+		add(verdict, DMABRIDGE_REASON_NOT_REVOCABLE, DMABRIDGE_REASON_BLOCKS_P2P, 0);
+	if (facts->needs_pages)
+		add(verdict, DMABRIDGE_REASON_NO_PAGES, DMABRIDGE_REASON_BLOCKS_P2P, 0);
+	/* A path that the kernel refuses is a reason even if no cause was found. */
+	if (facts->distance < 0 && !facts->nr_blockers)
+		add(verdict, DMABRIDGE_REASON_NO_PATH, DMABRIDGE_REASON_BLOCKS_P2P,
+		    (__u64)(__s64)facts->distance);
+}
+
 /* Why this importer can never reach the device, whatever the placement. */
 static void collect_blockers(const struct dmabridge_facts *facts,
 			     struct dmabridge_verdict *verdict)
@@ -45,12 +63,10 @@ static void collect_blockers(const struct dmabridge_facts *facts,
 
 	if (verdict->policy == DMABRIDGE_POLICY_FORBID)
 		add(verdict, DMABRIDGE_REASON_POLICY_FORBID, DMABRIDGE_REASON_BLOCKS_P2P, 0);
-	if (facts->is_static)
-		add(verdict, DMABRIDGE_REASON_STATIC_IMPORTER, DMABRIDGE_REASON_BLOCKS_P2P, 0);
-	else if (!facts->peer2peer)
-		add(verdict, DMABRIDGE_REASON_NOT_PEER2PEER, DMABRIDGE_REASON_BLOCKS_P2P, 0);
-	else if (!facts->revocable && !facts->takes_unrevocable)
-		add(verdict, DMABRIDGE_REASON_NOT_REVOCABLE, DMABRIDGE_REASON_BLOCKS_P2P, 0);
+	if (facts->region_kind == DMABRIDGE_REGION_SYSTEM)
+		add(verdict, DMABRIDGE_REASON_SYSTEM_REGION, DMABRIDGE_REASON_BLOCKS_P2P, 0);
+	if (facts->region_kind == DMABRIDGE_REGION_BAR)
+		collect_bar_blockers(facts, verdict);
 
 	for (i = 0; i < facts->nr_blockers && i < DMABRIDGE_MAX_BLOCKERS; i++) {
 		struct dmabridge_reason reason = facts->blockers[i];
@@ -58,10 +74,6 @@ static void collect_blockers(const struct dmabridge_facts *facts,
 		reason.flags |= DMABRIDGE_REASON_BLOCKS_P2P;
 		dmabridge_verdict_add(verdict, &reason);
 	}
-	/* A path that the kernel refuses is a reason even if no cause was found. */
-	if (facts->distance < 0 && !facts->nr_blockers)
-		add(verdict, DMABRIDGE_REASON_NO_PATH, DMABRIDGE_REASON_BLOCKS_P2P,
-		    (__u64)(__s64)facts->distance);
 }
 
 static void refuse(struct dmabridge_verdict *verdict, struct dmabridge_decision *decision,
@@ -147,10 +159,23 @@ void dmabridge_judge(const struct dmabridge_facts *facts, struct dmabridge_verdi
 			reason.flags |= DMABRIDGE_REASON_BLOCKS_P2P;
 			dmabridge_verdict_add(verdict, &reason);
 		} else {
-			add(verdict, DMABRIDGE_REASON_MOVED, DMABRIDGE_REASON_BLOCKS_P2P, 0);
+			struct dmabridge_reason reason = facts->why_in_system;
+
+			reason.flags |= DMABRIDGE_REASON_BLOCKS_P2P;
+			dmabridge_verdict_add(verdict, &reason);
 		}
 	}
 
+	/* It follows the buffer wherever that is, so it need not move. */
+	decision->bounces = facts->needs_pages && !facts->vetoed &&
+			    verdict->policy == DMABRIDGE_POLICY_PREFER &&
+			    facts->region_kind == DMABRIDGE_REGION_BAR;
+	if (decision->bounces) {
+		decision->placement = facts->placement;
+		verdict->route = facts->placement == DMABRIDGE_PLACEMENT_DEVICE ?
+				 DMABRIDGE_ROUTE_BOUNCE : DMABRIDGE_ROUTE_SYSTEM;
+		return;
+	}
 	if (verdict->policy == DMABRIDGE_POLICY_REQUIRE)
 		refuse(verdict, decision, -EOPNOTSUPP);
 	else

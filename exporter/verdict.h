@@ -13,8 +13,10 @@
 
 struct dmabridge_facts {
 	/* the buffer */
+	__u32 region_kind;
 	__u32 buffer_policy;
 	__u32 placement;		/* now; NONE: revoked */
+	struct dmabridge_reason why_in_system;	/* if there is no system_needer */
 	__u64 exporter;			/* the exporting function */
 	__u64 size;
 	__u64 copy_limit;		/* ~0: nothing to copy */
@@ -27,6 +29,8 @@ struct dmabridge_facts {
 	_Bool is_static;
 	_Bool peer2peer;
 	_Bool revocable;
+	_Bool needs_pages;		/* and there are none: it bounces */
+	_Bool vetoed;			/* by the driver; it is among the blockers too */
 	__s32 distance;			/* pci_p2pdma_distance() */
 	__u32 path_route;		/* by the path, if distance >= 0 */
 	__u32 nr_blockers;		/* other reasons why it cannot do P2P */
@@ -35,7 +39,8 @@ struct dmabridge_facts {
 
 struct dmabridge_decision {
 	__u32 placement;		/* that the importer is served from */
-	_Bool reaches_device;		/* P2P works for it, if not now then later */
+	_Bool reaches_device;		/* without a copy, if not now then later */
+	_Bool bounces;			/* by copies, if not now then later */
 	int error;			/* 0, or why it is refused */
 };
 

@@ -130,6 +130,8 @@ static int join(struct block_binding *binding, struct dmabridge_buffer *buffer,
 		.name = target_name(&binding->target),
 		.policy = bind->policy,
 		.write = bind->flags & DMABRIDGE_BIND_READ,
+		.may_copy = !binding->target.direct ||
+			    !(binding->target.raw || binding->target.listed),
 	};
 
 	if (!blockers)
@@ -140,7 +142,7 @@ static int join(struct block_binding *binding, struct dmabridge_buffer *buffer,
 	binding->user = dmabridge_user_add(buffer, &desc, &bind->verdict);
 	if (IS_ERR(binding->user))
 		return PTR_ERR(binding->user);
-	if (!binding->target.direct && bind->verdict.route == DMABRIDGE_ROUTE_SYSTEM)
+	if (!binding->target.direct)
 		bind->verdict.route = DMABRIDGE_ROUTE_BOUNCE;
 	binding->verdict = bind->verdict;
 	return 0;

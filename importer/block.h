@@ -153,7 +153,7 @@ void command_post(struct io_uring_cmd *cmd);
 /* It is issued again after -EAGAIN. */
 void command_count_reissue(struct io_uring_cmd *cmd);
 
-/* --- raw.c, file.c ------------------------------------------------------------ */
+/* --- raw.c, file.c, bounce.c -------------------------------------------------- */
 
 /*
  * Issue a command between begin and end. With @nowait it does not sleep for
@@ -164,6 +164,7 @@ void command_count_reissue(struct io_uring_cmd *cmd);
  */
 int raw_issue(struct io_uring_cmd *cmd, bool nowait);
 int file_issue(struct io_uring_cmd *cmd, bool nowait, u32 *unproved);
+int bounce_issue(struct io_uring_cmd *cmd, bool nowait);
 
 /*
  * Permission to write, and protection from a freeze, from before

@@ -168,6 +168,8 @@ static int run(struct io_uring_cmd *cmd, bool nowait, u32 *unproved)
 	command->route = route;
 	if (is_p2p(route) && unlikely(!target_can_p2p(&binding->target)))
 		ret = -EREMOTEIO;
+	else if (route == DMABRIDGE_ROUTE_BOUNCE)
+		ret = bounce_issue(cmd, nowait);
 	else if (binding->target.raw)
 		ret = raw_issue(cmd, nowait);
 	else

@@ -184,12 +184,13 @@ static bool look_for_holes(struct file_io *io)
 	loff_t size = i_size_read(file_inode(target->file));
 	loff_t end = min_t(loff_t, io_pos(io) + io_left(io), size);
 
-	if (io_pos(io) >= end || target_known_data(target, io_pos(io), end))
+	if (io_pos(io) >= end || target_known_data(target, io_pos(io), end)) {
 		io->data = io_left(io);
-	else if (io->nowait)
+		return true;
+	}
+	if (io->nowait)
 		return false;
-	else
-		io->data = target_find_data(target, io_pos(io), end);
+	io->data = target_find_data(target, io_pos(io), end);
 	return true;
 }
 

@@ -95,6 +95,10 @@ enum dmabridge_reason_code {
 	DMABRIDGE_REASON_INTERRUPTED		= 12,	/* a signal ended the move */
 	DMABRIDGE_REASON_NO_PAGES		= 13,	/* the region has no struct pages: no block I/O */
 	DMABRIDGE_REASON_RESTORED		= 14,	/* back on the device: nobody needs system memory any more */
+	DMABRIDGE_REASON_SYSTEM_REGION		= 15,	/* its region is system memory: there is no device memory */
+	DMABRIDGE_REASON_EVICTED		= 16,	/* moved to system memory by the driver of its device */
+	DMABRIDGE_REASON_SUSPENDED		= 17,	/* the driver lets nothing onto its device for now */
+	DMABRIDGE_REASON_COPY_FAILED		= 18,	/* the device's copy engine; value: -errno */
 
 	/* the importer */
 	DMABRIDGE_REASON_STATIC_IMPORTER	= 20,	/* dma_buf_attach(): cannot follow a move */
@@ -102,6 +106,7 @@ enum dmabridge_reason_code {
 	DMABRIDGE_REASON_NOT_REVOCABLE		= 22,	/* no invalidate_mappings: could not be stopped */
 	DMABRIDGE_REASON_NOT_PCI		= 23,	/* no PCI function behind the importer */
 	DMABRIDGE_REASON_EXPORTER_VETO		= 24,	/* the exporting driver refuses it; value: driver's own */
+	DMABRIDGE_REASON_DMA_MASK		= 25,	/* it cannot address the device's memory; value: its DMA mask */
 
 	/* the path */
 	DMABRIDGE_REASON_ACS_REDIRECT		= 40,	/* a bridge sends P2P up; device: bridge, value: ACS control bits */
@@ -182,9 +187,14 @@ struct dmabridge_region_info {
 	__u64 move_limit;		/* out: most that an attach copies by CPU */
 	char name[DMABRIDGE_NAME_MAX];	/* out: the node is /dev/dmabridge-NAME */
 	char driver[DMABRIDGE_NAME_MAX];	/* out */
+	__u64 quarantined;		/* out: freed, but pinned through user mappings still */
 };
-#define DMABRIDGE_REGION_HAS_PAGES	(1U << 0)	/* block I/O can be P2P */
+#define DMABRIDGE_REGION_HAS_PAGES	(1U << 0)	/* block I/O needs no bounce */
 #define DMABRIDGE_REGION_TAKES_UNREVOCABLE (1U << 1)	/* gives P2P to importers it cannot stop */
+#define DMABRIDGE_REGION_HAS_ENGINE	(1U << 2)	/* the device copies: no move_limit */
+#define DMABRIDGE_REGION_SUSPENDED	(1U << 3)	/* no device memory for now */
+#define DMABRIDGE_REGION_QUARANTINED	(1U << 4)	/* unregistered; kept for those who pinned it */
+#define DMABRIDGE_REGION_NOT_PCI	(1U << 5)	/* device is not set */
 
 enum dmabridge_user_kind {
 	DMABRIDGE_USER_STATIC	= 1,	/* dma_buf_attach() */
@@ -211,6 +221,7 @@ struct dmabridge_user {
 #define DMABRIDGE_USER_PEER2PEER	(1U << 4)	/* asked for P2P */
 #define DMABRIDGE_USER_REVOCABLE	(1U << 5)
 #define DMABRIDGE_USER_PINNED		(1U << 6)
+#define DMABRIDGE_USER_BOUNCES		(1U << 7)	/* reaches device memory by copies only */
 
 /* A run of the buffer's bytes on its device: offset is in the region. */
 struct dmabridge_chunk {
@@ -286,6 +297,40 @@ struct dmabridge_bind {
 #define DMABRIDGE_BIND_READ	(1U << 0)	/* target to buffer */
 #define DMABRIDGE_BIND_WRITE	(1U << 1)	/* buffer to target */
 
+/*
+ * Be told when a buffer moves, is revoked or is released: by watch_fd and, if
+ * eventfd is not -1, by that eventfd too, to which 1 is added each time. A watch
+ * keeps neither the buffer nor its memory alive. -ENODEV: it is revoked already.
+ *
+ * read() on watch_fd, of sizeof(struct dmabridge_event) bytes or more (-EINVAL
+ * otherwise), gives the buffer's state as it is now, if something has happened
+ * since the watch was made, or since the last read(). Several moves in between are
+ * one event, with the last one's generation. While nothing has happened read()
+ * blocks, or fails with -EAGAIN if watch_fd is O_NONBLOCK (set by fcntl()).
+ *
+ * A revoke or a release is the last event. Once it has been read, read() gives 0.
+ * The release of a buffer that was revoked is no event any more.
+ *
+ * poll(): POLLIN: read() gives an event; POLLHUP: the last event has happened.
+ */
+struct dmabridge_watch {
+	__s32 fd;			/* in: the dma-buf */
+	__s32 eventfd;			/* in: or -1 */
+	__u32 flags;			/* in: 0 */
+	__s32 watch_fd;			/* out */
+	__u64 generation;		/* out: the buffer's now; every change after it is an event */
+};
+
+/* The state of a watched buffer. Never changes in size. */
+struct dmabridge_event {
+	__u64 generation;
+	__u32 placement;		/* enum dmabridge_placement */
+	__u32 flags;			/* DMABRIDGE_EVENT_* */
+	struct dmabridge_reason reason;	/* of the last move or revoke; code 0: there was none */
+};
+#define DMABRIDGE_EVENT_REVOKED		(1U << 0)
+#define DMABRIDGE_EVENT_RELEASED	(1U << 1)	/* its last reference is gone */
+
 #define DMABRIDGE_IOC	0xDB
 
 #define DMABRIDGE_IOCTL_INFO	_IOWR(DMABRIDGE_IOC, 0x00, struct dmabridge_info)
@@ -294,6 +339,7 @@ struct dmabridge_bind {
 #define DMABRIDGE_IOCTL_HOLD	_IOWR(DMABRIDGE_IOC, 0x03, struct dmabridge_hold)
 #define DMABRIDGE_IOCTL_MOVE	_IOWR(DMABRIDGE_IOC, 0x04, struct dmabridge_move)
 #define DMABRIDGE_IOCTL_BIND	_IOWR(DMABRIDGE_IOC, 0x05, struct dmabridge_bind)
+#define DMABRIDGE_IOCTL_WATCH	_IOWR(DMABRIDGE_IOC, 0x06, struct dmabridge_watch)
 
 /* --- /dev/dmabridge-REGION ----------------------------------------------- */
 

@@ -27,7 +27,7 @@ EXPECT_OFFSET(dmabridge_verdict, reasons, 16);
 EXPECT_LAYOUT(dmabridge_info, 16);
 EXPECT_OFFSET(dmabridge_info, importers, 8);
 
-EXPECT_LAYOUT(dmabridge_region_info, 32 + 4 * 8 + 2 * 64);
+EXPECT_LAYOUT(dmabridge_region_info, 32 + 4 * 8 + 2 * 64 + 8);
 EXPECT_OFFSET(dmabridge_region_info, id, 0);
 EXPECT_OFFSET(dmabridge_region_info, device, 16);
 EXPECT_OFFSET(dmabridge_region_info, nr_buffers, 24);
@@ -35,6 +35,15 @@ EXPECT_OFFSET(dmabridge_region_info, size, 32);
 EXPECT_OFFSET(dmabridge_region_info, move_limit, 56);
 EXPECT_OFFSET(dmabridge_region_info, name, 64);
 EXPECT_OFFSET(dmabridge_region_info, driver, 128);
+EXPECT_OFFSET(dmabridge_region_info, quarantined, 192);
+
+EXPECT_LAYOUT(dmabridge_watch, 24);
+EXPECT_OFFSET(dmabridge_watch, watch_fd, 12);
+EXPECT_OFFSET(dmabridge_watch, generation, 16);
+
+EXPECT_LAYOUT(dmabridge_event, 16 + sizeof(dmabridge_reason));
+EXPECT_OFFSET(dmabridge_event, placement, 8);
+EXPECT_OFFSET(dmabridge_event, reason, 16);
 
 EXPECT_LAYOUT(dmabridge_user, 24 + 2 * 64 + sizeof(dmabridge_verdict));
 EXPECT_OFFSET(dmabridge_user, device, 8);
@@ -83,8 +92,9 @@ EXPECT_OFFSET(dmabridge_uring_cmd, flags, 8);
 // An ioctl's number carries the size of its structure.
 TEST(abi, ioctl_numbers_stay) {
   EXPECT_EQ(DMABRIDGE_IOCTL_INFO, 0xc010db00U);
-  EXPECT_EQ(DMABRIDGE_IOCTL_REGION, 0xc0c0db01U);
+  EXPECT_EQ(DMABRIDGE_IOCTL_REGION, 0xc0c8db01U);
   EXPECT_EQ(DMABRIDGE_IOCTL_QUERY, 0xc450db02U);
+  EXPECT_EQ(DMABRIDGE_IOCTL_WATCH, 0xc018db06U);
   EXPECT_EQ(DMABRIDGE_IOCTL_ALLOC, 0xc018db40U);
   EXPECT_EQ(DMABRIDGE_URING_READ, 0x8010dbc0U);
   EXPECT_EQ(DMABRIDGE_URING_WRITE, 0x4010dbc1U);

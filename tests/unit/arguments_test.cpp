@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "arguments.hpp"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -10,8 +11,10 @@
 namespace dmabridge::command {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Not;
 
 template <typename Wanted>
 auto parsed(std::vector<std::string> line) -> Wanted {
@@ -87,12 +90,36 @@ TEST(arguments, what_makes_no_sense_is_named) {
   EXPECT_THAT(refusal({"explode"}), HasSubstr("explode"));
 }
 
+TEST(arguments, option_without_its_value_says_what_it_takes) {
+  EXPECT_THAT(refusal({"load", "file", "--policy"}),
+              AllOf(HasSubstr("--policy needs a value after it, POLICY: require:"),
+                    HasSubstr("prefer"), HasSubstr("forbid"), Not(HasSubstr("\n"))));
+  EXPECT_THAT(refusal({"load", "file", "--offset"}), HasSubstr("--offset needs a value"));
+  EXPECT_THAT(refusal({"load", "file", "--offset="}), HasSubstr("--offset needs a value"));
+  EXPECT_THAT(refusal({"save", "file", "--depth"}), HasSubstr("1 to 4096"));
+  EXPECT_THAT(refusal({"info", "--buffer"}), HasSubstr("pid:PID:FD"));
+}
+
+TEST(arguments, depth_is_a_whole_number_in_range) {
+  EXPECT_EQ(parsed<load_arguments>({"load", "file", "--depth", "4096"}).depth, 4096U);
+  for (const auto* text : {"0", "4097", "-1", "abc", "8x", "1.5", "99999999999"}) {
+    EXPECT_THAT(refusal({"load", "file", "--depth", text}),
+                AllOf(HasSubstr(text), HasSubstr("from 1 to 4096")));
+  }
+}
+
 TEST(arguments, help_and_version) {
   EXPECT_THAT(parsed<message>({"--version"}).text, testing::MatchesRegex("dmabridge [0-9.]+\n"));
   for (const auto* subcommand : {"info", "load", "save"}) {
     const auto help = parsed<message>({subcommand, "--help"});
     EXPECT_FALSE(help.is_error);
     EXPECT_THAT(help.text, HasSubstr("Examples:"));
+    EXPECT_THAT(help.text, HasSubstr(fmt::format("Usage: dmabridge {} [OPTION]...", subcommand)));
+    // Words of the parser's own, which tell a reader nothing.
+    for (const auto* word :
+         {"TEXT", "REQUIRED", " INT", "UINT", "[16]", "Excludes", "Positionals"}) {
+      EXPECT_THAT(help.text, Not(HasSubstr(word))) << subcommand;
+    }
   }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "dmabridge/buffer.hpp"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <linux/dma-buf.h>
@@ -8,6 +9,7 @@
 #include <array>
 #include <cerrno>
 #include <random>
+#include <utility>
 
 #include "error_of.hpp"
 #include "mock_system_calls.hpp"
@@ -53,6 +55,23 @@ TEST(buffer, inherited_fd) {
   EXPECT_EQ(buffer::from_spec("fd:9").descriptor(), buffer_fd);
   EXPECT_CALL(module.calls, duplicate(8)).WillOnce(Return(-EBADF));
   EXPECT_THAT(error_of([] { buffer::from_spec("fd:8"); }).what(), HasSubstr("no such fd"));
+}
+
+TEST(buffer, an_fd_that_is_no_dmabuf_is_called_as_the_caller_called_it) {
+  test::fake_module module;
+  ON_CALL(module.calls, read_link).WillByDefault([](const char*, std::string& target) {
+    target = "/dev/pts/3";
+    return 0;
+  });
+  ON_CALL(module.calls, pidfd_open).WillByDefault(Return(50));
+  ON_CALL(module.calls, pidfd_getfd).WillByDefault(Return(51));
+  for (const auto& [spec, name] :
+       {std::pair("fd:9", "fd 9 of this process"), std::pair("pid:47:5", "fd 5 of process 47")}) {
+    const auto failure = error_of([&] { buffer::from_spec(spec); });
+    EXPECT_THAT(failure.what(), HasSubstr(fmt::format("cannot use {} as a buffer", name)));
+    EXPECT_THAT(failure.what(), HasSubstr("no dma-buf but /dev/pts/3"));
+    EXPECT_FALSE(failure.details().remedies.empty());
+  }
 }
 
 TEST(buffer, of_another_process) {
@@ -133,7 +152,9 @@ TEST(mapping, brackets_and_unmaps) {
       });
   const auto view = buffer::from_fd(fd(buffer_fd)).map(cpu_access::read_write);
   EXPECT_EQ(view.bytes().data(), memory.data());
-  { const cpu_access_bracket bracket(view, cpu_access::write); }
+  {
+    const cpu_access_bracket bracket(view, cpu_access::write);
+  }
   EXPECT_EQ(flags, (std::vector<std::uint64_t>{DMA_BUF_SYNC_START | DMA_BUF_SYNC_WRITE,
                                                DMA_BUF_SYNC_END | DMA_BUF_SYNC_WRITE}));
 }

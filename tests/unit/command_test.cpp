@@ -2,6 +2,7 @@
 // The command as its user sees it: exit status, standard output, standard error.
 #include "command.hpp"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -24,6 +25,7 @@ using test::control_fd;
 using test::region_fd;
 using testing::_;
 using testing::HasSubstr;
+using testing::Not;
 using testing::Return;
 using testing::StrEq;
 
@@ -33,7 +35,7 @@ class fake_surroundings final : public surroundings {
  public:
   auto out() -> std::ostream& override { return out_; }
   auto err() -> std::ostream& override { return err_; }
-  auto err_is_terminal() const -> bool override { return false; }
+  auto err_columns() const -> std::optional<unsigned> override { return {}; }
   auto variable(const std::string& name) const -> std::optional<std::string> override {
     const auto found = variables.find(name);
     return found != variables.end() ? std::optional(found->second) : std::nullopt;
@@ -131,6 +133,78 @@ TEST_F(command_test, info_of_a_buffer_blames_its_users) {
   EXPECT_EQ(object["module"]["abi_version"], DMABRIDGE_ABI_VERSION);
 }
 
+TEST_F(command_test, info_tells_kinds_and_states_of_regions_apart) {
+  auto& stolen = module_.add_region("stolen0", 64 << 20);
+  stolen.kind = DMABRIDGE_REGION_STOLEN;
+  stolen.flags |= DMABRIDGE_REGION_SUSPENDED;
+  stolen.quarantined = 3 << 20;
+  auto& system = module_.add_region("system0", 64 << 20);
+  system.kind = DMABRIDGE_REGION_SYSTEM;
+  system.flags |= DMABRIDGE_REGION_NOT_PCI;
+  auto& ended = module_.add_region("ended0", 64 << 20);
+  ended.kind = DMABRIDGE_REGION_STOLEN;
+  ended.flags |= DMABRIDGE_REGION_QUARANTINED;
+  module_.add_region("engine0", 64 << 20).flags |= DMABRIDGE_REGION_HAS_ENGINE;
+  const auto shown = [this](const char* region) {
+    fake_surroundings around;
+    EXPECT_EQ(command::run({"dmabridge", "info", "--region", region}, around), exit_ok);
+    return around.out_.str();
+  };
+  const auto plain = shown("vram0");
+  EXPECT_THAT(plain, HasSubstr("kind        bar, BAR 2 of 0000:03:00.0"));
+  EXPECT_THAT(plain, HasSubstr("state       in use"));
+  EXPECT_THAT(plain, Not(HasSubstr("quarantine")));
+  EXPECT_THAT(shown("stolen0"), HasSubstr("stolen, system RAM behind BAR 2 of 0000:04:00.0"));
+  EXPECT_THAT(shown("stolen0"), HasSubstr("quarantine  3 MiB (3145728 bytes): freed, but pinned"));
+  EXPECT_THAT(shown("stolen0"), HasSubstr("state       suspended"));
+  EXPECT_THAT(shown("system0"), HasSubstr("ordinary system RAM, for no PCI device"));
+  EXPECT_THAT(shown("ended0"), HasSubstr("state       unregistered"));
+  EXPECT_THAT(shown("ended0"), HasSubstr("you may allocate: no, nobody may"));
+  EXPECT_THAT(shown("engine0"), HasSubstr("move limit  none"));
+
+  EXPECT_EQ(run({"info", "--json"}), exit_ok);
+  const auto regions = nlohmann::json::parse(out())["regions"];
+  EXPECT_EQ(regions[1]["quarantined"], 3 << 20);
+  EXPECT_EQ(regions[1]["kind"], "stolen");
+  EXPECT_EQ(regions[1]["suspended"], true);
+  EXPECT_TRUE(regions[2]["device"].is_null());
+  EXPECT_EQ(regions[3]["unregistered"], true);
+}
+
+TEST_F(command_test, info_says_who_bounces) {
+  std::uint32_t flags = DMABRIDGE_USER_BOUNCES;
+  ON_CALL(module_.calls, ioctl(control_fd, DMABRIDGE_IOCTL_QUERY, _))
+      .WillByDefault([&](int, unsigned long, void* argument) {
+        auto& query = *static_cast<dmabridge_query*>(argument);
+        query.nr_users = 1;
+        auto& user = *reinterpret_cast<dmabridge_user*>(query.users);
+        user.kind = DMABRIDGE_USER_BINDING;
+        user.flags = flags;
+        user.verdict.route = DMABRIDGE_ROUTE_BOUNCE;
+        return 0;
+      });
+  EXPECT_EQ(run({"info", "--buffer", "fd:9"}), exit_ok);
+  EXPECT_THAT(out(), HasSubstr("device memory by copies only"));
+  flags = 0;
+  fake_surroundings other;
+  EXPECT_EQ(command::run({"dmabridge", "info", "--buffer", "fd:9"}, other), exit_ok);
+  EXPECT_THAT(other.out_.str(), Not(HasSubstr("by copies only")));
+}
+
+TEST_F(command_test, buffer_of_the_environment_is_named_as_such_where_it_is_wrong) {
+  for (const auto* value : {"", "abc", "fd:3", "-1"}) {
+    fake_surroundings around;
+    around.variables["DMABRIDGE_BUFFER_FD"] = value;
+    EXPECT_EQ(command::run({"dmabridge", "info"}, around), exit_usage) << value;
+    EXPECT_THAT(around.err_.str(), HasSubstr(fmt::format("DMABRIDGE_BUFFER_FD=\"{}\"", value)));
+    EXPECT_THAT(around.err_.str(), HasSubstr("unset it"));
+  }
+  ON_CALL(module_.calls, duplicate).WillByDefault(Return(-EBADF));
+  around_.variables["DMABRIDGE_BUFFER_FD"] = "9";
+  EXPECT_EQ(run({"info"}), exit_usage);
+  EXPECT_THAT(err(), HasSubstr("this process has no such fd"));
+}
+
 TEST_F(command_test, usage_errors_on_either_stream) {
   EXPECT_EQ(run({"load", "--policy", "maybe", "x"}), exit_usage);
   EXPECT_THAT(err(), HasSubstr("maybe"));
@@ -182,6 +256,7 @@ TEST_F(command_test, refusal_has_its_own_status_and_all_reasons) {
   EXPECT_CALL(module_.calls, close).Times(testing::AnyNumber());
   EXPECT_CALL(module_.calls, close(buffer_fd)).Times(testing::AtLeast(1));
   EXPECT_EQ(run({"load", "/data/file", "--policy", "require"}), exit_refused);
+  EXPECT_THAT(err(), HasSubstr("or use policy prefer"));
   EXPECT_THAT(err(), HasSubstr("[host_bridge_unlisted]"));
   EXPECT_THAT(err(), HasSubstr("one PCIe switch"));
   EXPECT_THAT(err(), HasSubstr("[unknown_reason_777]"));
@@ -196,6 +271,7 @@ class loaded_command_test : public command_test {
  protected:
   loaded_command_test() {
     file_size_ = 0;
+    ON_CALL(module_.calls, read(file_fd, _, _)).WillByDefault(Return(0));
     ON_CALL(module_.calls, ioctl(control_fd, DMABRIDGE_IOCTL_BIND, _))
         .WillByDefault([](int, unsigned long, void* argument) {
           auto& wanted = *static_cast<dmabridge_bind*>(argument);
@@ -232,9 +308,17 @@ class loaded_command_test : public command_test {
 TEST_F(loaded_command_test, empty_file_is_loaded_exactly) {
   EXPECT_EQ(run({"load", "/data/file"}), exit_ok) << err();
   EXPECT_THAT(out(), HasSubstr("loaded 0 B (0 bytes)"));
+  EXPECT_THAT(out(), HasSubstr("route       none taken"));
   EXPECT_THAT(out(), HasSubstr("placement device"));
   EXPECT_THAT(out(), HasSubstr("released"));
   EXPECT_EQ(around_.waits, 0);
+}
+
+TEST_F(loaded_command_test, file_that_only_says_to_be_empty_is_not_loaded_as_nothing) {
+  ON_CALL(module_.calls, read(file_fd, _, _)).WillByDefault(Return(1));
+  EXPECT_EQ(run({"load", "/data/file"}), exit_usage);
+  EXPECT_EQ(out(), "");
+  EXPECT_THAT(err(), HasSubstr("there are bytes in it"));
 }
 
 TEST_F(loaded_command_test, kept_buffer_is_named_for_others) {

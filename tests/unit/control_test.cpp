@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
+#include <cstring>
 
 #include "dmabridge/error.hpp"
 #include "error_of.hpp"
@@ -83,7 +85,7 @@ TEST(control, lists_regions_across_gaps_in_their_ids) {
   EXPECT_EQ(regions[0].name, "vram0");
   EXPECT_EQ(regions[0].node, "/dev/dmabridge-vram0");
   EXPECT_TRUE(regions[0].has_pages);
-  EXPECT_EQ(to_string(regions[0].device), "0000:03:00.0");
+  EXPECT_EQ(to_string(regions[0].device.value()), "0000:03:00.0");
   EXPECT_EQ(regions[1].id, 3U);
   EXPECT_FALSE(regions[1].has_pages);
 }
@@ -92,6 +94,53 @@ TEST(control, lists_the_highest_id_there_can_be) {
   test::fake_module module;
   module.add_region("last", 4096).id = UINT32_MAX;
   EXPECT_EQ(control().regions().size(), 1U);
+}
+
+TEST(control, region_of_every_kind_and_state) {
+  test::fake_module module;
+  auto& busy = module.add_region("stolen", 1 << 20);
+  busy.kind = DMABRIDGE_REGION_STOLEN;
+  busy.flags |= DMABRIDGE_REGION_HAS_ENGINE | DMABRIDGE_REGION_SUSPENDED;
+  busy.quarantined = 8192;
+  auto& plain = module.add_region("system", 1 << 20);
+  plain.kind = DMABRIDGE_REGION_SYSTEM;
+  plain.flags |= DMABRIDGE_REGION_NOT_PCI | DMABRIDGE_REGION_QUARANTINED;
+  const auto regions = control().regions();
+  ASSERT_EQ(regions.size(), 2U);
+  EXPECT_EQ(regions[0].kind, region_kind::stolen);
+  EXPECT_TRUE(regions[0].has_engine && regions[0].suspended);
+  EXPECT_FALSE(regions[0].unregistered);
+  EXPECT_EQ(regions[0].quarantined, 8192U);
+  EXPECT_TRUE(regions[0].device);
+  EXPECT_EQ(regions[1].kind, region_kind::system);
+  EXPECT_FALSE(regions[1].has_engine || regions[1].suspended);
+  EXPECT_TRUE(regions[1].unregistered);
+  EXPECT_FALSE(regions[1].device) << "0000:00:00.0 would be somebody else's";
+}
+
+// It knows what stands before `quarantined`, and clears the rest, as copy_struct_to_user() does.
+TEST(control, older_module_knows_no_quarantine) {
+  test::fake_module module;
+  module.add_region("vram0", 1 << 20).quarantined = 4096;
+  constexpr auto known = offsetof(dmabridge_region_info, quarantined);
+  ON_CALL(module.calls, ioctl(control_fd, DMABRIDGE_IOCTL_REGION, _))
+      .WillByDefault([&](int, unsigned long, void* argument) {
+        auto* bytes = static_cast<std::byte*>(argument);
+        constexpr auto size = sizeof(dmabridge_region_info);
+        // What it does not know has to be zero, or it would refuse the call.
+        const auto beyond = [](std::byte byte) { return byte != std::byte{}; };
+        if (std::any_of(bytes + known, bytes + size, beyond)) return -E2BIG;
+        if (static_cast<dmabridge_region_info*>(argument)->id > module.regions[0].id) {
+          return -ENOENT;
+        }
+        std::memcpy(bytes, module.regions.data(), known);
+        std::memset(bytes + known, 0, size - known);
+        return 0;
+      });
+  const auto regions = control().regions();
+  ASSERT_EQ(regions.size(), 1U);
+  EXPECT_EQ(regions[0].name, "vram0");
+  EXPECT_EQ(regions[0].quarantined, 0U);
 }
 
 TEST(control, query_grows_until_all_users_fit) {
@@ -110,7 +159,7 @@ TEST(control, query_grows_until_all_users_fit) {
         auto* users = reinterpret_cast<dmabridge_user*>(query.users);
         for (std::uint32_t i = 0; i < std::min(query.max_users, query.nr_users); ++i) {
           users[i].kind = DMABRIDGE_USER_BINDING;
-          users[i].flags = DMABRIDGE_USER_NEEDS_SYSTEM;
+          users[i].flags = DMABRIDGE_USER_NEEDS_SYSTEM | DMABRIDGE_USER_BOUNCES;
           std::snprintf(users[i].name, sizeof(users[i].name), "disk%u", i);
         }
         *reinterpret_cast<dmabridge_chunk*>(query.chunks) = {.offset = 8192, .length = 4096};
@@ -121,6 +170,8 @@ TEST(control, query_grows_until_all_users_fit) {
   ASSERT_EQ(found.users.size(), 20U);
   EXPECT_EQ(found.users[19].name, "disk19");
   EXPECT_TRUE(found.users[19].needs_system);
+  EXPECT_TRUE(found.users[19].bounces);
+  EXPECT_FALSE(found.users[19].pinned);
   ASSERT_EQ(found.chunks.size(), 1U);
   EXPECT_EQ(found.chunks[0].offset, 8192U);
   ASSERT_TRUE(found.last_move);

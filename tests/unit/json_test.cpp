@@ -45,10 +45,32 @@ TEST(json, verdict) {
 TEST(json, region) {
   region_info region;
   region.name = "vram0";
-  EXPECT_THAT(keys(to_json(region, true)),
-              ElementsAre("id", "name", "node", "kind", "device", "bar", "driver", "pages",
-                          "takes_unrevocable", "size", "available", "limit", "move_limit",
-                          "buffers", "may_allocate"));
+  EXPECT_THAT(
+      keys(to_json(region, true)),
+      ElementsAre("id", "name", "node", "kind", "device", "bar", "driver", "pages",
+                  "takes_unrevocable", "copy_engine", "suspended", "unregistered", "size",
+                  "available", "limit", "move_limit", "quarantined", "buffers", "may_allocate"));
+}
+
+TEST(json, region_without_device_or_bar_has_none) {
+  region_info region;
+  region.device = pci_address{};
+  EXPECT_EQ(to_json(region, true)["device"], "0000:00:00.0");
+  EXPECT_EQ(to_json(region, true)["bar"], 0);
+  region.device.reset();
+  region.kind = region_kind::system;
+  EXPECT_TRUE(to_json(region, true)["device"].is_null());
+  EXPECT_TRUE(to_json(region, true)["bar"].is_null());
+}
+
+TEST(json, remedy_does_not_advise_the_policy_in_force) {
+  verdict word{.route = route::system,
+               .policy = policy::prefer,
+               .reasons = {{.code = DMABRIDGE_REASON_STACKED_DEVICE, .name = "md0"}}};
+  const auto remedy = [&]() -> std::string { return to_json(word)["reasons"][0]["remedy"]; };
+  EXPECT_THAT(remedy(), testing::Not(testing::HasSubstr("policy prefer")));
+  word.policy = policy::require;
+  EXPECT_THAT(remedy(), testing::HasSubstr("policy prefer"));
 }
 
 TEST(json, buffer) {
@@ -61,9 +83,10 @@ TEST(json, buffer) {
                           "generation", "moves", "last_move", "last_refused", "chunks", "users"));
   EXPECT_EQ(object["chunks"][0]["offset"], 4096);
   EXPECT_TRUE(object["last_move"].is_null());
-  EXPECT_THAT(keys(object["users"][0]),
-              ElementsAre("kind", "name", "driver", "device", "policy", "p2p", "peer2peer",
-                          "revocable", "pinned", "needs_system", "needs_device", "verdict"));
+  EXPECT_THAT(
+      keys(object["users"][0]),
+      ElementsAre("kind", "name", "driver", "device", "policy", "p2p", "peer2peer", "revocable",
+                  "pinned", "needs_system", "needs_device", "bounces", "verdict"));
 }
 
 TEST(json, only_routes_that_were_taken) {

@@ -38,6 +38,7 @@ auto codes(const dmabridge_verdict& verdict) -> std::set<std::uint32_t> {
 // A buffer on its device and an importer behind the same switch.
 auto good_facts() -> dmabridge_facts {
   dmabridge_facts facts = {};
+  facts.region_kind = DMABRIDGE_REGION_BAR;
   facts.buffer_policy = DMABRIDGE_POLICY_PREFER;
   facts.importer_policy = DMABRIDGE_POLICY_PREFER;
   facts.placement = DMABRIDGE_PLACEMENT_DEVICE;
@@ -128,6 +129,7 @@ TEST(judge, copy_limit_counts_only_if_there_is_something_to_copy) {
 TEST(judge, a_buffer_moved_on_request_goes_back_for_require_only) {
   auto facts = good_facts();
   facts.placement = DMABRIDGE_PLACEMENT_SYSTEM;
+  facts.why_in_system = reason_of(DMABRIDGE_REASON_MOVED);
   EXPECT_EQ(judge(facts).verdict.route, DMABRIDGE_ROUTE_SYSTEM);
   EXPECT_TRUE(codes(judge(facts).verdict).contains(DMABRIDGE_REASON_MOVED));
   EXPECT_TRUE(judge(facts).decision.reaches_device);
@@ -164,15 +166,85 @@ TEST(judge, policies_combine_to_the_stricter_in_any_order) {
     }
 }
 
+TEST(judge, stolen_memory_serves_everybody_in_place) {
+  auto facts = good_facts();
+  facts.region_kind = DMABRIDGE_REGION_STOLEN;
+  facts.path_route = DMABRIDGE_ROUTE_STOLEN;
+  facts.distance = -1;
+  facts.is_static = true;
+  facts.peer2peer = false;
+  facts.revocable = false;
+  for (const std::uint32_t policy : {DMABRIDGE_POLICY_PREFER, DMABRIDGE_POLICY_REQUIRE}) {
+    facts.importer_policy = policy;
+    const auto [verdict, decision] = judge(facts);
+    EXPECT_EQ(verdict.route, DMABRIDGE_ROUTE_STOLEN);
+    EXPECT_EQ(verdict.nr_reasons, 0U);
+    EXPECT_EQ(decision.placement, DMABRIDGE_PLACEMENT_DEVICE);
+  }
+  facts.importer_policy = DMABRIDGE_POLICY_FORBID;
+  EXPECT_EQ(judge(facts).verdict.route, DMABRIDGE_ROUTE_SYSTEM);
+  EXPECT_EQ(codes(judge(facts).verdict),
+            std::set<std::uint32_t>{DMABRIDGE_REASON_POLICY_FORBID});
+}
+
+TEST(judge, a_driver_may_veto_stolen_memory_too) {
+  auto facts = good_facts();
+  facts.region_kind = DMABRIDGE_REGION_STOLEN;
+  facts.path_route = DMABRIDGE_ROUTE_STOLEN;
+  facts.blockers[facts.nr_blockers++] = reason_of(DMABRIDGE_REASON_EXPORTER_VETO);
+  EXPECT_EQ(judge(facts).verdict.route, DMABRIDGE_ROUTE_SYSTEM);
+  facts.buffer_policy = DMABRIDGE_POLICY_REQUIRE;
+  EXPECT_EQ(judge(facts).decision.error, -EOPNOTSUPP);
+}
+
+TEST(judge, a_region_of_system_memory_says_so_and_refuses_require) {
+  auto facts = good_facts();
+  facts.region_kind = DMABRIDGE_REGION_SYSTEM;
+  facts.placement = DMABRIDGE_PLACEMENT_SYSTEM;
+  facts.distance = -1;
+  EXPECT_EQ(judge(facts).verdict.route, DMABRIDGE_ROUTE_SYSTEM);
+  EXPECT_EQ(codes(judge(facts).verdict),
+            std::set<std::uint32_t>{DMABRIDGE_REASON_SYSTEM_REGION});
+  facts.importer_policy = DMABRIDGE_POLICY_REQUIRE;
+  EXPECT_EQ(judge(facts).decision.error, -EOPNOTSUPP);
+}
+
+TEST(judge, without_pages_block_io_bounces_where_the_buffer_is) {
+  auto facts = good_facts();
+  facts.needs_pages = true;
+  auto [verdict, decision] = judge(facts);
+  EXPECT_EQ(verdict.route, DMABRIDGE_ROUTE_BOUNCE);
+  EXPECT_EQ(codes(verdict), std::set<std::uint32_t>{DMABRIDGE_REASON_NO_PAGES});
+  EXPECT_EQ(decision.placement, DMABRIDGE_PLACEMENT_DEVICE);
+  EXPECT_TRUE(decision.bounces);
+  // It goes on to do so when the buffer comes back, and does not keep it away.
+  facts.placement = DMABRIDGE_PLACEMENT_SYSTEM;
+  std::tie(verdict, decision) = std::pair(judge(facts).verdict, judge(facts).decision);
+  EXPECT_EQ(verdict.route, DMABRIDGE_ROUTE_SYSTEM);
+  EXPECT_TRUE(decision.bounces);
+  facts.importer_policy = DMABRIDGE_POLICY_REQUIRE;
+  EXPECT_EQ(judge(facts).decision.error, -EOPNOTSUPP);
+  facts.importer_policy = DMABRIDGE_POLICY_FORBID;
+  facts.placement = DMABRIDGE_PLACEMENT_DEVICE;
+  EXPECT_EQ(judge(facts).verdict.route, DMABRIDGE_ROUTE_SYSTEM);
+  EXPECT_EQ(judge(facts).decision.placement, DMABRIDGE_PLACEMENT_SYSTEM);
+}
+
 // Whatever the facts: the promises of verdict.h and of the ABI hold.
 TEST(judge, properties_hold_for_random_facts) {
   std::mt19937 random(20261121);
   auto flip = [&] { return (random() & 1) != 0; };
   for (int round = 0; round < 200'000; ++round) {
     dmabridge_facts facts = {};
+    facts.region_kind = DMABRIDGE_REGION_BAR + random() % 3;
     facts.buffer_policy = random() % 4;
     facts.importer_policy = random() % 4;
     facts.placement = random() % 3;
+    if (facts.region_kind == DMABRIDGE_REGION_SYSTEM &&
+        facts.placement == DMABRIDGE_PLACEMENT_DEVICE)
+      facts.placement = DMABRIDGE_PLACEMENT_SYSTEM;
+    facts.why_in_system = reason_of(DMABRIDGE_REASON_MOVED);
+    facts.needs_pages = flip();
     facts.size = random() % 1000;
     facts.copy_limit = random() % 1000;
     facts.takes_unrevocable = flip();
@@ -183,6 +255,7 @@ TEST(judge, properties_hold_for_random_facts) {
     facts.revocable = flip();
     facts.distance = static_cast<std::int32_t>(random() % 4) - 1;
     facts.path_route = flip() ? DMABRIDGE_ROUTE_P2P_BUS : DMABRIDGE_ROUTE_P2P_HOST_BRIDGE;
+    if (facts.region_kind == DMABRIDGE_REGION_STOLEN) facts.path_route = DMABRIDGE_ROUTE_STOLEN;
     facts.nr_blockers = random() % (DMABRIDGE_MAX_BLOCKERS + 1);
     for (std::uint32_t i = 0; i < facts.nr_blockers; ++i)
       facts.blockers[i] = reason_of(DMABRIDGE_REASON_QUEUE_NO_P2P + random() % 3);
@@ -193,12 +266,22 @@ TEST(judge, properties_hold_for_random_facts) {
     SCOPED_TRACE(round);
     // A refusal has no route, and nothing but a refusal has none.
     ASSERT_EQ(decision.error != 0, verdict.route == DMABRIDGE_ROUTE_NONE);
-    // Every route that is not P2P has a reason.
-    if (!p2p) ASSERT_GT(verdict.nr_reasons, 0U);
-    // Require never yields less than P2P; forbid never yields P2P.
-    if (verdict.policy == DMABRIDGE_POLICY_REQUIRE && !decision.error) ASSERT_TRUE(p2p);
-    if (verdict.policy == DMABRIDGE_POLICY_FORBID) ASSERT_FALSE(p2p);
+    const bool stolen = verdict.route == DMABRIDGE_ROUTE_STOLEN;
+    // Every route that is neither P2P nor stolen has a reason.
+    if (!p2p && !stolen) ASSERT_GT(verdict.nr_reasons, 0U);
+    // Require never yields less than that; forbid never yields it.
+    if (verdict.policy == DMABRIDGE_POLICY_REQUIRE && !decision.error) ASSERT_TRUE(p2p || stolen);
+    if (verdict.policy == DMABRIDGE_POLICY_FORBID) ASSERT_FALSE(p2p || stolen);
+    if (stolen) ASSERT_EQ(facts.region_kind, DMABRIDGE_REGION_STOLEN);
+    // Who bounces neither moves a buffer nor keeps it anywhere.
+    if (decision.bounces) ASSERT_EQ(decision.placement, facts.placement);
+    if (verdict.route == DMABRIDGE_ROUTE_BOUNCE) {
+      ASSERT_TRUE(decision.bounces);
+      ASSERT_EQ(facts.placement, DMABRIDGE_PLACEMENT_DEVICE);
+    }
     if (p2p) {
+      ASSERT_EQ(facts.region_kind, DMABRIDGE_REGION_BAR);
+      ASSERT_FALSE(facts.needs_pages);
       ASSERT_GE(facts.distance, 0);
       ASSERT_EQ(facts.nr_blockers, 0U);
       ASSERT_TRUE(facts.peer2peer && !facts.is_static);

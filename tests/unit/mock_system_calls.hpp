@@ -26,6 +26,8 @@ class mock_system_calls : public system_calls {
     ON_CALL(*this, open).WillByDefault(Return(-ENOENT));
     ON_CALL(*this, duplicate).WillByDefault(Return(-EBADF));
     ON_CALL(*this, ioctl).WillByDefault(Return(-ENOTTY));
+    ON_CALL(*this, poll).WillByDefault(Return(-EBADF));
+    ON_CALL(*this, read).WillByDefault(Return(-EBADF));
     ON_CALL(*this, seek).WillByDefault(Return(-ESPIPE));
     ON_CALL(*this, read_link).WillByDefault(Return(-ENOENT));
     ON_CALL(*this, access).WillByDefault(Return(-ENOENT));
@@ -40,6 +42,8 @@ class mock_system_calls : public system_calls {
   MOCK_METHOD(int, close, (int), (override));
   MOCK_METHOD(int, duplicate, (int), (override));
   MOCK_METHOD(int, ioctl, (int, unsigned long, void*), (override));
+  MOCK_METHOD(int, poll, (int, short, int, short&), (override));
+  MOCK_METHOD(std::int64_t, read, (int, void*, std::size_t), (override));
   MOCK_METHOD(std::int64_t, seek, (int, std::int64_t, int), (override));
   MOCK_METHOD(int, read_link, (const char*, std::string&), (override));
   MOCK_METHOD(int, access, (const char*, int), (override));

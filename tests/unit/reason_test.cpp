@@ -9,11 +9,12 @@
 #include <cctype>
 #include <cstring>
 #include <fstream>
-#include <iterator>
 #include <map>
+#include <optional>
 #include <regex>
 #include <set>
 #include <string>
+#include <string_view>
 
 #include "dmabridge/error.hpp"
 #include "dmabridge/verdict.hpp"
@@ -40,7 +41,7 @@ auto codes_of_header() -> std::map<std::string, std::uint32_t> {
 
 TEST(reason, table_has_every_code_of_the_abi_under_its_name) {
   const auto codes = codes_of_header();
-  ASSERT_GE(codes.size(), 36U) << "the header was not understood";
+  ASSERT_GE(codes.size(), 41U) << "the header was not understood";
   EXPECT_EQ(reason_table().size(), codes.size());
   for (const auto& [name, code] : codes) {
     EXPECT_EQ(reason{.code = code}.id(), name);
@@ -62,14 +63,72 @@ TEST(reason, table_is_ascending_and_complete) {
   }
 }
 
-TEST(reason, manual_page_lists_each) {
-  std::ifstream file(REASONS_PAGE);
-  const std::string page(std::istreambuf_iterator<char>(file), {});
-  ASSERT_FALSE(page.empty());
+// The page's text on one reason, its lines joined; empty if it has none.
+auto page_on(const reason_description& entry) -> std::string {
+  std::ifstream page(REASONS_PAGE);
+  const auto title = fmt::format(".It Sy {} Pq {}", entry.id, entry.code);
+  std::string text;
+  bool found = false;
+  for (std::string line; std::getline(page, line);) {
+    if (found && (line.starts_with(".It") || line.starts_with(".El"))) break;
+    if (found && line != ".br") text += line + " ";
+    found = found || line == title;
+  }
+  return text;
+}
+
+// A field stands in the page in capitals, and its sentences are complete.
+auto as_in_page(std::string_view label, std::string_view format) -> std::string {
+  std::string text(label);
+  bool in_field = false;
+  for (const auto letter : format) {
+    if (letter == '{' || letter == '}') {
+      in_field = letter == '{';
+    } else {
+      text += in_field ? static_cast<char>(std::toupper(letter)) : letter;
+    }
+  }
+  if (label.empty()) text.front() = static_cast<char>(std::toupper(text.front()));
+  return text;
+}
+
+TEST(reason, manual_page_says_of_each_what_the_table_says) {
   for (const auto& entry : reason_table()) {
     if (entry.code == DMABRIDGE_REASON_NONE) continue;
-    EXPECT_THAT(page, HasSubstr(fmt::format(".It Sy {} Pq {}\n", entry.id, entry.code)));
+    const auto page = page_on(entry);
+    EXPECT_THAT(page, HasSubstr(as_in_page("", entry.text) + ". ")) << entry.id;
+    if (!entry.evidence.empty() && entry.evidence != "{name}") {
+      EXPECT_THAT(page, HasSubstr(as_in_page("Evidence: ", entry.evidence) + ". ")) << entry.id;
+    }
+    if (!entry.remedy.empty()) {
+      const auto* alternative = entry.prefer_helps ? ", or use policy prefer. " : ". ";
+      EXPECT_THAT(page, HasSubstr(as_in_page("To fix it: ", entry.remedy) + alternative))
+          << entry.id;
+    }
   }
+}
+
+TEST(reason, policy_that_is_in_force_is_not_advised) {
+  for (const auto& entry : reason_table()) {
+    const reason why{.code = entry.code, .name = "x"};
+    const auto advised = [&](std::optional<policy> in_force) {
+      return why.remedy(in_force).ends_with(", or use policy prefer");
+    };
+    EXPECT_EQ(advised(policy::require), entry.prefer_helps) << entry.id;
+    EXPECT_EQ(advised({}), entry.prefer_helps) << entry.id;
+    EXPECT_FALSE(advised(policy::prefer)) << entry.id;
+    EXPECT_FALSE(advised(policy::forbid)) << entry.id;
+    // The alternative has one place, where it can be left out.
+    EXPECT_THAT(std::string(entry.remedy), testing::Not(HasSubstr("or policy prefer")));
+    EXPECT_THAT(std::string(entry.remedy), testing::Not(HasSubstr("or use policy prefer")));
+  }
+}
+
+TEST(reason, failed_copy_names_the_errno_of_either_sign) {
+  const reason why{.code = DMABRIDGE_REASON_COPY_FAILED, .value = 5};
+  EXPECT_THAT(why.evidence(), HasSubstr("EIO"));
+  const reason negative{.code = DMABRIDGE_REASON_COPY_FAILED, .value = ~std::uint64_t{0} - 4};
+  EXPECT_EQ(negative.evidence(), why.evidence());
 }
 
 TEST(reason, every_entry_can_be_filled_in_with_and_without_evidence) {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "error_of.hpp"
 #include "mock_system_calls.hpp"
@@ -42,6 +43,37 @@ TEST(region, empty_spec_is_the_only_one) {
   EXPECT_THAT(failure.what(), HasSubstr("vram1"));
   regions.pop_back();
   EXPECT_EQ(find_region(regions, "").name, "vram0");
+}
+
+TEST(region, one_in_quarantine_gives_way_to_what_can_be_used) {
+  auto regions = two_regions();
+  regions[0].unregistered = true;
+  regions[1].device = regions[0].device;
+  const auto device = to_string(regions[0].device.value());
+  EXPECT_EQ(find_region(regions, "").name, "vram1");
+  EXPECT_EQ(find_region(regions, device).name, "vram1");
+  std::swap(regions[0], regions[1]);
+  EXPECT_EQ(find_region(regions, device).name, "vram1");
+  EXPECT_EQ(find_region(regions, "vram0").name, "vram0") << "to be looked at";
+}
+
+TEST(region, one_without_a_pci_device_is_not_taken_for_another) {
+  auto regions = two_regions();
+  regions[0].device.reset();
+  regions[0].driver = "npu";
+  EXPECT_THAT(error_of([&] { find_region(regions, "0000:00:00.0"); }).what(),
+              HasSubstr("vram0 (256 MiB of driver npu)"));
+}
+
+TEST(region, suspended_one_says_so) {
+  test::fake_module module;
+  module.add_region("vram0", 256 << 20).flags |= DMABRIDGE_REGION_SUSPENDED;
+  const auto regions = control().regions();
+  EXPECT_CALL(module.calls, open(StrEq("/dev/dmabridge-vram0"), _, _)).WillOnce(Return(region_fd));
+  EXPECT_CALL(module.calls, ioctl(region_fd, DMABRIDGE_IOCTL_ALLOC, _)).WillOnce(Return(-EBUSY));
+  const auto failure = error_of([&] { allocate(regions[0], 4096, policy::prefer); });
+  EXPECT_THAT(failure.what(), HasSubstr("suspended"));
+  EXPECT_THAT(failure.what(), HasSubstr("to fix it: wait"));
 }
 
 TEST(region, unknown_or_none_at_all) {

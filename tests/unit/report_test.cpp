@@ -8,6 +8,7 @@ namespace dmabridge::command {
 namespace {
 
 using testing::HasSubstr;
+using testing::Not;
 
 auto redirected() -> transfer_report {
   transfer_report report{.way = direction::read, .path = "/mnt/model.bin"};
@@ -40,6 +41,22 @@ TEST(report, tells_route_bytes_speed_placement_and_every_reason) {
   EXPECT_THAT(text, HasSubstr("region vram0, now in placement system"));
   EXPECT_THAT(text, HasSubstr("[acs_redirect]"));
   EXPECT_THAT(text, HasSubstr("pci=disable_acs_redir=0000:01:00.0"));
+}
+
+TEST(report, policy_prefer_is_no_remedy_where_it_is_the_policy) {
+  auto report = redirected();
+  EXPECT_THAT(to_text(report), Not(HasSubstr("use policy prefer")));
+  report.word.policy = policy::require;
+  EXPECT_THAT(to_text(report), HasSubstr("or use policy prefer"));
+}
+
+TEST(report, no_bytes_take_no_route) {
+  auto report = redirected();
+  report.result = {};
+  EXPECT_THAT(to_text(report),
+              HasSubstr("route       none taken, as there was nothing to move; bound as system"));
+  EXPECT_EQ(to_json(report)["routes"], json::object());
+  EXPECT_THAT(to_text(redirected()), Not(HasSubstr("none taken")));
 }
 
 TEST(report, unknown_placement_is_not_passed_over) {

@@ -69,6 +69,38 @@ TEST_F(source_test, says_what_it_cannot_read) {
   EXPECT_EQ(missing.code(), ENOENT);
 }
 
+TEST_F(source_test, empty_file_is_empty) {
+  write("empty", "");
+  EXPECT_EQ(source::open(path("empty")).size(), 0U);
+}
+
+// Its size is 0 and it is not empty: it would be loaded as nothing, and called a success.
+TEST(source, file_that_hides_its_bytes_is_refused) {
+  const auto failure = error_of([] { source::open("/proc/version"); });
+  EXPECT_EQ(failure.kind(), error_kind::usage);
+  EXPECT_THAT(failure.what(), HasSubstr("cannot read /proc/version: its size is given as 0"));
+  EXPECT_THAT(failure.what(), HasSubstr("cat /proc/version >COPY"));
+}
+
+TEST(source, empty_file_that_cannot_be_read_is_not_taken_for_empty) {
+  testing::NiceMock<test::mock_system_calls> calls;
+  const system_calls_override active(calls);
+  const auto is_empty = [](auto, struct stat* found) {
+    found->st_mode = S_IFREG | 0600;
+    found->st_size = 0;
+    return 0;
+  };
+  EXPECT_CALL(calls, stat).WillOnce(is_empty);
+  EXPECT_CALL(calls, fstat).WillOnce(is_empty);
+  EXPECT_CALL(calls, open).WillOnce(Return(60));
+  // Such a file may wait for what comes next, which nobody asked for.
+  EXPECT_CALL(calls,
+              open(_, testing::Truly([](int flags) { return (flags & O_NONBLOCK) != 0; }), _))
+      .WillOnce(Return(61));
+  EXPECT_CALL(calls, read(61, _, _)).WillOnce(Return(-EAGAIN));
+  EXPECT_EQ(error_of([] { source::open("/proc/kmsg"); }).code(), EAGAIN);
+}
+
 TEST_F(source_test, holes_are_counted) {
   constexpr auto unit = 1 << 20;  // more than any file system's block
   {
@@ -115,7 +147,9 @@ TEST_F(sink_test, file_appears_only_when_complete_and_has_its_exact_length) {
 }
 
 TEST_F(sink_test, nothing_is_left_without_commit) {
-  { const auto into = sink::create_file(path("out"), 4096, sink::existing::refuse); }
+  {
+    const auto into = sink::create_file(path("out"), 4096, sink::existing::refuse);
+  }
   EXPECT_EQ(entries(), 0);
 }
 

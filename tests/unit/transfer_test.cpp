@@ -283,6 +283,10 @@ TEST(transfer_check, refuses_what_cannot_be) {
     return std::string(failure.what());
   };
   EXPECT_THAT(refused({.file_offset = 100, .length = 1}), HasSubstr("no multiple of 512"));
+  EXPECT_THAT(refused({.file_offset = 1000, .length = 1}), HasSubstr("to fix it: use 512 or 1024"));
+  EXPECT_THAT(refused({.file_offset = 1000, .length = 1}), HasSubstr("--offset"));
+  EXPECT_THAT(refused({.buffer_offset = 5000, .length = 1}), HasSubstr("use 4096 or 8192"));
+  EXPECT_THAT(refused({.buffer_offset = 5000, .length = 1}), HasSubstr("--at"));
   EXPECT_THAT(refused({.buffer_offset = 512, .length = 1}), HasSubstr("no multiple of 4096"));
   EXPECT_THAT(refused({.length = 65537}), HasSubstr("do not fit the 65536 bytes"));
   EXPECT_THAT(refused({.buffer_offset = 61440, .length = 4097}), HasSubstr("do not fit"));
@@ -293,6 +297,8 @@ TEST(transfer_check, refuses_what_cannot_be) {
   EXPECT_THAT(refused({.file_offset = std::uint64_t{1} << 63, .length = 1}),
               HasSubstr("more than a file can have"));
   EXPECT_THAT(refused({.length = 1}, {.block_size = 1000}), HasSubstr("block size of 1000"));
+  EXPECT_THAT(refused({.length = 1}, {.block_size = 1000}), HasSubstr("use 4096 or 8192"));
+  EXPECT_THAT(refused({.length = 1}, {.block_size = 5000}), HasSubstr("use 4096 or 8192"));
   EXPECT_THAT(refused({.length = 1}, {.block_size = 0}), HasSubstr("block size of 0"));
   EXPECT_THAT(refused({.length = ~std::uint64_t{0}}), HasSubstr("more than a file can have"));
 }

@@ -5,8 +5,10 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
 #include <iterator>
 #include <limits>
+#include <memory>
 #include <sstream>
 
 #include "dmabridge/size.hpp"
@@ -33,8 +35,23 @@ constexpr auto info_examples =
     "  dmabridge info --buffer pid:4711:5             where a buffer is, who uses it, and why\n"
     "  dmabridge info --json\n";
 constexpr auto buffer_help =
-    "fd:N: inherited fd N; pid:PID:FD: fd number FD of process PID. Without it: "
-    "fd:$DMABRIDGE_BUFFER_FD where that is set";
+    "fd:N: inherited fd N; pid:PID:FD: fd number FD of process PID.\n"
+    "Without it: fd:$DMABRIDGE_BUFFER_FD where that is set";
+constexpr auto policy_help =
+    "require: peer to peer or refuse; prefer (the default): peer to peer,\n"
+    "else through system memory; forbid: never peer to peer";
+constexpr auto help_help = "show this text";
+
+// Names and values as a manual page has them; CLI11 adds its types, checks and rules.
+class plain_formatter final : public CLI::Formatter {
+ public:
+  plain_formatter() { label("Positionals", "Arguments"); }
+
+  auto make_option_opts(const CLI::Option* option) const -> std::string override {
+    const auto type = option->get_type_name();
+    return type.empty() || option->get_positional() ? "" : " " + type;
+  }
+};
 
 auto size_of(const std::string& name, const std::string& text) -> std::uint64_t {
   const auto bytes = parse_size(text);
@@ -52,6 +69,18 @@ void add_size(CLI::App& app, const std::string& name, Target& target, const std:
       ->type_name("SIZE");
 }
 
+auto depth_of(const std::string& text) -> unsigned {
+  constexpr unsigned most = 4096;
+  unsigned depth = 0;
+  const auto* end = text.data() + text.size();
+  const auto [rest, ec] = std::from_chars(text.data(), end, depth);
+  if (ec != std::errc{} || rest != end || depth == 0 || depth > most) {
+    throw CLI::ValidationError("--depth",
+                               fmt::format("\"{}\" is no whole number from 1 to {}", text, most));
+  }
+  return depth;
+}
+
 void add_transfer(CLI::App& app, transfer_arguments& into) {
   app.add_flag("--json", into.json, "print one JSON object");
   add_size(app, "--offset", into.offset, "where to begin in the file or block device (default 0)");
@@ -67,12 +96,12 @@ void add_transfer(CLI::App& app, transfer_arguments& into) {
            }
            into.policy = *wanted;
          },
-         "require: peer to peer or refuse; prefer: peer to peer, else through system memory "
-         "(default); forbid: never peer to peer")
+         policy_help)
       ->type_name("POLICY");
-  app.add_option("--depth", into.depth, "commands in flight")
-      ->check(CLI::Range(1, 4096))
-      ->capture_default_str();
+  app.add_option_function<std::string>(
+         "--depth", [&into](const std::string& text) { into.depth = depth_of(text); },
+         "commands in flight, 1 to 4096 (default 16)")
+      ->type_name("N");
   app.add_option_function<std::string>(
          "--block-size",
          [&into](const std::string& text) {
@@ -84,6 +113,20 @@ void add_transfer(CLI::App& app, transfer_arguments& into) {
          },
          "bytes of one command (default 1M)")
       ->type_name("SIZE");
+}
+
+// CLI11's own words are "--policy: 1 required POLICY missing".
+auto missing_value(const CLI::App& app, const CLI::ArgumentMismatch& stop) -> std::string {
+  const std::string said = stop.what();
+  const auto name = said.substr(0, said.find(':'));
+  for (const auto* subcommand : app.get_subcommands()) {
+    const auto* option = subcommand->get_option_no_throw(name);
+    if (option == nullptr) continue;
+    auto meaning = option->get_description();
+    std::ranges::replace(meaning, '\n', ' ');
+    return fmt::format("{} needs a value after it, {}: {}", name, option->get_type_name(), meaning);
+  }
+  return said;
 }
 
 // CLI11 would take what follows "--" for more files.
@@ -107,7 +150,10 @@ auto parse(const std::vector<std::string>& command_line) -> arguments {
       "Moves files between drives and GPU memory, peer to peer where the machine can, and "
       "says why where it cannot.",
       "dmabridge");
-  app.set_version_flag("--version", "dmabridge " DMABRIDGE_VERSION);
+  // Subcommands inherit both.
+  app.formatter(std::make_shared<plain_formatter>());
+  app.set_help_flag("-h,--help", help_help);
+  app.set_version_flag("--version", "dmabridge " DMABRIDGE_VERSION, "show the version");
   app.require_subcommand(0, 1);
   app.footer("Manual pages: dmabridge(1), dmabridge-info(1), dmabridge-load(1), dmabridge-save(1)");
 
@@ -117,6 +163,7 @@ auto parse(const std::vector<std::string>& command_line) -> arguments {
   info_app->add_option("--region", info.region, "only this: its name, node or PCI address")
       ->type_name("REGION");
   info_app->add_option("--buffer", info.buffer, buffer_help)->type_name("SPEC");
+  info_app->usage("Usage: dmabridge info [OPTION]...");
   info_app->footer(info_examples);
 
   load_arguments load;
@@ -144,6 +191,7 @@ auto parse(const std::vector<std::string>& command_line) -> arguments {
   save_app->add_option("--buffer", save.buffer, buffer_help)->type_name("SPEC");
   save_app->add_flag("--force", save.force, "replace a file that exists; write to a block device");
   add_transfer(*save_app, save);
+  save_app->usage("Usage: dmabridge save [OPTION]... FILE");
   save_app->footer(save_examples);
 
   try {
@@ -158,6 +206,8 @@ auto parse(const std::vector<std::string>& command_line) -> arguments {
       if (*keep) throw CLI::ValidationError("--keep", "and -- COMMAND exclude each other");
       load.successor = *successor;
     }
+  } catch (const CLI::ArgumentMismatch& stop) {
+    return message{.text = missing_value(app, stop), .is_error = true};
   } catch (const CLI::ParseError& stop) {
     std::ostringstream out;
     std::ostringstream err;

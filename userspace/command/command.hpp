@@ -37,7 +37,8 @@ class surroundings {
 
   virtual auto out() -> std::ostream& = 0;
   virtual auto err() -> std::ostream& = 0;
-  virtual auto err_is_terminal() const -> bool = 0;
+  // Columns of the terminal that err() goes to; nothing if it goes elsewhere.
+  virtual auto err_columns() const -> std::optional<unsigned> = 0;
   virtual auto variable(const std::string& name) const -> std::optional<std::string> = 0;
   virtual auto process_id() const -> int = 0;
 

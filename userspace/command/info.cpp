@@ -32,20 +32,58 @@ auto describe(const module_info& module) -> std::string {
       module.block_importer ? "loaded" : "not loaded (as root: modprobe dmabridge_block)");
 }
 
+// Whose memory it is, and by which BAR it is seen.
+auto origin(const region_info& region) -> std::string {
+  const auto device = region.device ? to_string(*region.device) : std::string("no PCI device");
+  switch (region.kind) {
+    case region_kind::stolen:
+      return fmt::format("system RAM behind BAR {} of {}", region.bar, device);
+    case region_kind::system:
+      return "ordinary system RAM, for " + device;
+    default:
+      return fmt::format("BAR {} of {}", region.bar, device);
+  }
+}
+
+auto who_may_allocate(const region_info& region) -> const char* {
+  if (region.unregistered) return "no, nobody may";
+  return may_allocate(region) ? "yes" : "no, root and its group may";
+}
+
+auto state(const region_info& region) -> std::string {
+  if (region.unregistered) {
+    return "unregistered by its driver; here until nobody pins or maps its memory any more";
+  }
+  return region.suspended ? "suspended by its driver: no device memory is to be had for now"
+                          : "in use";
+}
+
+// How much may be moved off the device at an importer's arrival.
+auto move_limit(const region_info& region) -> std::string {
+  if (region.kind == region_kind::system) return "nothing has to move: there is no device memory";
+  if (region.has_engine) return "none: the device copies by itself";
+  if (region.kind == region_kind::stolen) return "none: it is as fast as other RAM";
+  return format_size(region.move_limit);
+}
+
 auto describe(const region_info& region) -> std::string {
   auto text = fmt::format("region {}\n", region.name);
-  text += line("node", fmt::format("{} (you may allocate: {})", region.node,
-                                   may_allocate(region) ? "yes" : "no, root and its group may"));
-  text += line("kind", fmt::format("{}, BAR {} of {}", to_string(region.kind), region.bar,
-                                   to_string(region.device)));
+  text +=
+      line("node", fmt::format("{} (you may allocate: {})", region.node, who_may_allocate(region)));
+  text += line("state", state(region));
+  text += line("kind", fmt::format("{}, {}", to_string(region.kind), origin(region)));
   text += line("driver", region.driver);
   text += line("size", sized(region.size));
   text +=
       line("available", fmt::format("{}, {} buffer(s) allocated, limit {}", sized(region.available),
                                     region.buffers, format_size(region.limit)));
+  if (region.quarantined != 0) {
+    text += line("quarantine",
+                 sized(region.quarantined) + ": freed, but pinned through user mappings still");
+  }
   text += line("pages", region.has_pages ? "yes" : "no: block I/O cannot be peer to peer");
   text += line("unrevocable", region.takes_unrevocable ? "may have peer to peer" : "refused");
-  text += line("move limit", format_size(region.move_limit));
+  text += line("move limit", move_limit(region));
   return text;
 }
 
@@ -62,7 +100,8 @@ auto describe(const buffer_user& user, std::string_view title) -> std::string {
                       yes_no(user.revocable), yes_no(user.pinned));
   if (user.needs_system) text += fmt::format("    {:<12}system memory\n", "keeps it in");
   if (user.needs_device) text += fmt::format("    {:<12}device memory\n", "keeps it in");
-  for (const auto& why : word.reasons) text += format_reason(why, "    ") + "\n";
+  if (user.bounces) text += fmt::format("    {:<12}device memory by copies only\n", "reaches");
+  for (const auto& why : word.reasons) text += format_reason(why, "    ", word.policy) + "\n";
   if (word.unreported != 0) {
     text += fmt::format("    and {} more reason(s) for which there was no room\n", word.unreported);
   }
@@ -78,7 +117,8 @@ auto describe(const std::string& spec, const buffer_info& buffer) -> std::string
   text += line("policy", to_string(buffer.policy));
   text += line("generation", fmt::format("{}, moved {} time(s)", buffer.generation, buffer.moves));
   if (buffer.last_move)
-    text += "  last moved for this\n" + format_reason(*buffer.last_move, "  ") + "\n";
+    text +=
+        "  last moved for this\n" + format_reason(*buffer.last_move, "  ", policy::prefer) + "\n";
   for (const auto& run : buffer.chunks) {
     text +=
         line("chunk", fmt::format("{} bytes at offset {} of the region", run.length, run.offset));

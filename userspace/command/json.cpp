@@ -11,18 +11,24 @@ auto to_array(const Items& items) -> json {
   return array;
 }
 
+auto to_array(const std::vector<reason>& reasons, std::optional<policy> in_force) -> json {
+  auto array = json::array();
+  for (const auto& why : reasons) array.push_back(to_json(why, in_force));
+  return array;
+}
+
 auto address(const std::optional<pci_address>& device) -> json {
   return device ? json(to_string(*device)) : json(nullptr);
 }
 
 }  // namespace
 
-auto to_json(const reason& why) -> json {
+auto to_json(const reason& why, std::optional<policy> in_force) -> json {
   return {{"code", why.code},
           {"id", why.id()},
           {"text", why.text()},
           {"evidence", why.evidence()},
-          {"remedy", why.remedy()},
+          {"remedy", why.remedy(in_force)},
           {"device", address(why.device)},
           {"value", why.value},
           {"name", why.name},
@@ -35,7 +41,7 @@ auto to_json(const verdict& word) -> json {
           {"state", to_string(word.state)},
           {"policy", word.policy ? json(to_string(*word.policy)) : json(nullptr)},
           {"distance", word.distance ? json(*word.distance) : json(nullptr)},
-          {"reasons", to_array(word.reasons)},
+          {"reasons", to_array(word.reasons, word.policy)},
           {"unreported_reasons", word.unreported}};
 }
 
@@ -44,15 +50,19 @@ auto to_json(const region_info& region, bool may_allocate) -> json {
           {"name", region.name},
           {"node", region.node},
           {"kind", to_string(region.kind)},
-          {"device", to_string(region.device)},
-          {"bar", region.bar},
+          {"device", address(region.device)},
+          {"bar", region.kind == region_kind::system ? json(nullptr) : json(region.bar)},
           {"driver", region.driver},
           {"pages", region.has_pages},
           {"takes_unrevocable", region.takes_unrevocable},
+          {"copy_engine", region.has_engine},
+          {"suspended", region.suspended},
+          {"unregistered", region.unregistered},
           {"size", region.size},
           {"available", region.available},
           {"limit", region.limit},
           {"move_limit", region.move_limit},
+          {"quarantined", region.quarantined},
           {"buffers", region.buffers},
           {"may_allocate", may_allocate}};
 }
@@ -73,22 +83,24 @@ auto to_json(const buffer_user& user) -> json {
           {"pinned", user.pinned},
           {"needs_system", user.needs_system},
           {"needs_device", user.needs_device},
+          {"bounces", user.bounces},
           {"verdict", to_json(user.verdict)}};
 }
 
 auto to_json(const buffer_info& buffer) -> json {
-  return {{"region", buffer.region},
-          {"region_id", buffer.region_id},
-          {"size", buffer.size},
-          {"placement", to_string(buffer.placement)},
-          {"policy", to_string(buffer.policy)},
-          {"revoked", buffer.revoked},
-          {"generation", buffer.generation},
-          {"moves", buffer.moves},
-          {"last_move", buffer.last_move ? to_json(*buffer.last_move) : json(nullptr)},
-          {"last_refused", buffer.last_refused ? to_json(*buffer.last_refused) : json(nullptr)},
-          {"chunks", to_array(buffer.chunks)},
-          {"users", to_array(buffer.users)}};
+  return {
+      {"region", buffer.region},
+      {"region_id", buffer.region_id},
+      {"size", buffer.size},
+      {"placement", to_string(buffer.placement)},
+      {"policy", to_string(buffer.policy)},
+      {"revoked", buffer.revoked},
+      {"generation", buffer.generation},
+      {"moves", buffer.moves},
+      {"last_move", buffer.last_move ? to_json(*buffer.last_move, policy::prefer) : json(nullptr)},
+      {"last_refused", buffer.last_refused ? to_json(*buffer.last_refused) : json(nullptr)},
+      {"chunks", to_array(buffer.chunks)},
+      {"users", to_array(buffer.users)}};
 }
 
 auto to_json(const route_counters& routes) -> json {
@@ -114,7 +126,7 @@ auto to_json(const error& failure) -> json {
           {"attempted", details.attempted},
           {"detail", details.detail},
           {"errno", number},
-          {"reasons", to_array(details.reasons)},
+          {"reasons", to_array(details.reasons, details.policy)},
           {"unreported_reasons", details.unreported},
           {"remedies", details.remedies}};
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "dmabridge/block_importer.hpp"
 #include "dmabridge/control.hpp"
@@ -14,7 +15,8 @@ namespace dmabridge::command {
 
 using json = nlohmann::ordered_json;
 
-auto to_json(const reason& why) -> json;
+// `in_force`: as of reason::remedy().
+auto to_json(const reason& why, std::optional<policy> in_force = {}) -> json;
 auto to_json(const verdict& word) -> json;
 auto to_json(const region_info& region, bool may_allocate) -> json;
 auto to_json(const chunk& run) -> json;

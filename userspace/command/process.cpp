@@ -2,6 +2,7 @@
 #include "process.hpp"
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -35,8 +36,12 @@ auto process::out() -> std::ostream& {
 auto process::err() -> std::ostream& {
   return std::cerr;
 }
-auto process::err_is_terminal() const -> bool {
-  return ::isatty(STDERR_FILENO) == 1;
+auto process::err_columns() const -> std::optional<unsigned> {
+  if (::isatty(STDERR_FILENO) != 1) return {};
+  winsize size{};
+  // A serial line, for one, does not know its size: then what nearly every terminal has at least.
+  const auto known = ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col != 0;
+  return known ? size.ws_col : 80;
 }
 
 auto process::variable(const std::string& name) const -> std::optional<std::string> {

@@ -13,7 +13,7 @@ class process final : public surroundings {
 
   auto out() -> std::ostream& override;
   auto err() -> std::ostream& override;
-  auto err_is_terminal() const -> bool override;
+  auto err_columns() const -> std::optional<unsigned> override;
   auto variable(const std::string& name) const -> std::optional<std::string> override;
   auto process_id() const -> int override;
   auto interrupted() const -> const std::atomic<bool>& override;

@@ -5,14 +5,17 @@
 #include <chrono>
 #include <cstdint>
 #include <iosfwd>
+#include <optional>
 #include <string>
 
 namespace dmabridge::command {
 
 class progress_line {
  public:
-  // Shows nothing if `shown` is false.
-  progress_line(std::ostream& out, bool shown, std::string what, std::uint64_t total);
+  // `columns`: of the terminal behind `out`, which are never exceeded, as what wraps cannot be
+  // taken back. Nothing: there is none, and nothing is shown.
+  progress_line(std::ostream& out, std::optional<unsigned> columns, std::string what,
+                std::uint64_t total);
   progress_line(const progress_line&) = delete;
   auto operator=(const progress_line&) -> progress_line& = delete;
   // Takes the line off the terminal.
@@ -25,7 +28,7 @@ class progress_line {
   using clock = std::chrono::steady_clock;
 
   std::ostream& out_;
-  bool shown_;
+  std::optional<unsigned> columns_;
   std::string what_;
   std::uint64_t total_;
   clock::time_point start_ = clock::now();

@@ -28,8 +28,7 @@ auto io_remedy(int code) -> std::string {
       return "the buffer's device went away; allocate a new buffer once its driver is bound again";
     case EREMOTEIO:
       return "the buffer was moved where this disk cannot reach it; dmabridge info --buffer says "
-             "by "
-             "whom";
+             "why, and for whom";
     case EIO:
       return "see the kernel log (dmesg) for what the disk reported";
     case ENOSPC:
@@ -88,7 +87,8 @@ void check_routes(const transfer_report& report, policy wanted) {
                .detail = fmt::format("the policy is {}, but the kernel counted {}",
                                      to_string(wanted), wrong),
                .reasons = report.word.reasons,
-               .unreported = report.word.unreported});
+               .unreported = report.word.unreported,
+               .policy = report.word.policy});
 }
 
 auto bytes_per_second(const transfer_result& result) -> std::uint64_t {
@@ -105,6 +105,14 @@ void describe_buffer(transfer_report& report, const control& module, const buffe
   }
 }
 
+// The verdict's route is a promise, which nothing has kept if there was nothing to move.
+auto taken_route(const transfer_report& report) -> std::string {
+  const auto& word = report.word;
+  const auto bound = fmt::format("{}, {}", to_string(word.route), to_string(word.state));
+  return report.result.bytes == 0 ? "none taken, as there was nothing to move; bound as " + bound
+                                  : bound;
+}
+
 auto route_lines(const route_counters& routes) -> std::string {
   std::string lines;
   for (std::size_t i = 0; i < routes.size(); ++i) {
@@ -117,7 +125,7 @@ auto route_lines(const route_counters& routes) -> std::string {
 
 auto reason_lines(const verdict& word) -> std::string {
   std::string lines;
-  for (const auto& why : word.reasons) lines += format_reason(why, "  ") + "\n";
+  for (const auto& why : word.reasons) lines += format_reason(why, "  ", word.policy) + "\n";
   if (word.unreported != 0) {
     lines += fmt::format("  and {} more reason(s) for which there was no room\n", word.unreported);
   }
@@ -128,10 +136,20 @@ auto reason_lines(const verdict& word) -> std::string {
 
 auto named_buffer(const std::string& spec, const surroundings& around) -> std::optional<buffer> {
   if (!spec.empty()) return buffer::from_spec(spec);
-  if (const auto number = around.variable(buffer_variable)) {
+  const auto number = around.variable(buffer_variable);
+  if (!number) return {};
+  try {
     return buffer::from_spec("fd:" + *number);
+  } catch (const error& failure) {
+    // Nobody typed that name: say where it comes from.
+    auto details = failure.details();
+    details.attempted = fmt::format("use the buffer that {}=\"{}\" in the environment names",
+                                    buffer_variable, *number);
+    details.remedies = {
+        "set it to the number of a dma-buf's fd that this process inherits, or unset "
+        "it; --buffer names any buffer"};
+    throw error(std::move(details));
   }
-  return {};
 }
 
 auto transfer(const transfer_arguments& wanted, direction way, const control& module,
@@ -146,7 +164,7 @@ auto transfer(const transfer_arguments& wanted, direction way, const control& mo
   const binding between(module, memory, target.descriptor, wanted.path, wanted.policy, way);
   report.word = between.verdict();
 
-  progress_line line(around.err(), around.err_is_terminal() && !wanted.json,
+  progress_line line(around.err(), wanted.json ? std::nullopt : around.err_columns(),
                      way == direction::read ? "loading" : "saving", target.length);
   transfer_engine engine({.queue_depth = wanted.depth,
                           .block_size = wanted.block_size,
@@ -173,10 +191,9 @@ auto to_text(const transfer_report& report) -> std::string {
                   reading ? "loaded" : "saved", format_size(result.bytes), result.bytes,
                   reading ? "from" : "to", report.path, report.range.file_offset,
                   reading ? "into" : "from", reading ? "at" : "from", report.range.buffer_offset);
-  text +=
-      fmt::format("  {:<12}{}, {} by the kernel (policy {}{})\n", "route", to_string(word.route),
-                  to_string(word.state), word.policy ? to_string(*word.policy) : "conflict",
-                  word.distance ? fmt::format(", PCI distance {}", *word.distance) : "");
+  text += fmt::format("  {:<12}{} by the kernel (policy {}{})\n", "route", taken_route(report),
+                      word.policy ? to_string(*word.policy) : "conflict",
+                      word.distance ? fmt::format(", PCI distance {}", *word.distance) : "");
   text += route_lines(result.routes);
   if (report.hole_bytes != 0) {
     text += fmt::format("  {:<12}{} bytes are holes of the file: zeros, of which no disk has any\n",

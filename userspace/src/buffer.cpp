@@ -42,20 +42,23 @@ auto parse_number(std::string_view text) -> std::optional<int> {
 }
 
 // /proc names the file behind an fd; that of a dma-buf begins so in every kernel that has them.
-void check_is_dmabuf(int descriptor) {
+// `name` is what the fd is called by whoever named it.
+void check_is_dmabuf(int descriptor, const std::string& name) {
   const auto link = fmt::format("/proc/self/fd/{}", descriptor);
   std::string target;
   const auto result = sys().read_link(link.c_str(), target);
   if (result < 0) {
     throw error({.kind = error_kind::system,
-                 .attempted = fmt::format("find out what fd {} is ({})", descriptor, link),
+                 .attempted = fmt::format("find out what {} is ({})", name, link),
                  .code = -result,
                  .remedies = {"mount /proc: mount -t proc proc /proc"}});
   }
   if (!target.starts_with("/dmabuf:")) {
     throw error({.kind = error_kind::usage,
-                 .attempted = "use a file descriptor as a buffer",
-                 .detail = fmt::format("it is no dma-buf but {}", target)});
+                 .attempted = fmt::format("use {} as a buffer", name),
+                 .detail = fmt::format("it is no dma-buf but {}", target),
+                 .remedies = {"name an fd that ls -l /proc/PID/fd shows as /dmabuf: of its "
+                              "process; dmabridge load --keep prints one"}});
   }
 }
 
@@ -107,7 +110,12 @@ cpu_access_bracket::~cpu_access_bracket() {
 }
 
 auto buffer::from_fd(fd descriptor) -> buffer {
-  check_is_dmabuf(descriptor.get());
+  const auto name = fmt::format("fd {}", descriptor.get());
+  return adopt(std::move(descriptor), name);
+}
+
+auto buffer::adopt(fd descriptor, const std::string& name) -> buffer {
+  check_is_dmabuf(descriptor.get(), name);
   const auto size = sys().seek(descriptor.get(), 0, SEEK_END);
   if (size < 0) {
     throw error({.kind = error_kind::system,
@@ -118,12 +126,13 @@ auto buffer::from_fd(fd descriptor) -> buffer {
 }
 
 auto buffer::duplicate(int descriptor) -> buffer {
+  const auto name = fmt::format("fd {} of this process", descriptor);
   std::error_code ec;
   auto copy = fd::duplicate(descriptor, ec);
   if (ec) {
     throw error(
         {.kind = ec.value() == EBADF ? error_kind::usage : error_kind::system,
-         .attempted = fmt::format("use fd {} of this process as a buffer", descriptor),
+         .attempted = fmt::format("use {} as a buffer", name),
          .code = ec.value(),
          .detail = ec.value() == EBADF ? "this process has no such fd" : "",
          .remedies = ec.value() == EBADF
@@ -131,12 +140,12 @@ auto buffer::duplicate(int descriptor) -> buffer {
                                                     "fd on: it must be open and not close-on-exec"}
                          : std::vector<std::string>{}});
   }
-  return from_fd(std::move(copy));
+  return adopt(std::move(copy), name);
 }
 
 auto buffer::from_process(pid_t pid, int descriptor) -> buffer {
-  error_details details{.kind = error_kind::system,
-                        .attempted = fmt::format("fetch fd {} of process {}", descriptor, pid)};
+  const auto name = fmt::format("fd {} of process {}", descriptor, pid);
+  error_details details{.kind = error_kind::system, .attempted = "fetch " + name};
   const auto pidfd = sys().pidfd_open(pid);
   if (pidfd < 0) {
     details.code = -pidfd;
@@ -159,7 +168,7 @@ auto buffer::from_process(pid_t pid, int descriptor) -> buffer {
     }
     throw error(std::move(details));
   }
-  return from_fd(fd(fetched));
+  return adopt(fd(fetched), name);
 }
 
 auto buffer::from_spec(const std::string& spec) -> buffer {

@@ -45,16 +45,20 @@ auto to_region(const dmabridge_region_info& raw) -> region_info {
   region.name = kernel_text(raw.name);
   region.node = "/dev/dmabridge-" + region.name;
   region.kind = static_cast<region_kind>(raw.kind);
-  region.device = pci_address::unpack(raw.device);
+  if ((raw.flags & DMABRIDGE_REGION_NOT_PCI) == 0) region.device = pci_address::unpack(raw.device);
   region.bar = raw.bar;
   region.driver = kernel_text(raw.driver);
   region.has_pages = (raw.flags & DMABRIDGE_REGION_HAS_PAGES) != 0;
   region.takes_unrevocable = (raw.flags & DMABRIDGE_REGION_TAKES_UNREVOCABLE) != 0;
+  region.has_engine = (raw.flags & DMABRIDGE_REGION_HAS_ENGINE) != 0;
+  region.suspended = (raw.flags & DMABRIDGE_REGION_SUSPENDED) != 0;
+  region.unregistered = (raw.flags & DMABRIDGE_REGION_QUARANTINED) != 0;
   region.buffers = raw.nr_buffers;
   region.size = raw.size;
   region.available = raw.available;
   region.limit = raw.limit;
   region.move_limit = raw.move_limit;
+  region.quarantined = raw.quarantined;
   return region;
 }
 
@@ -71,6 +75,7 @@ auto to_user(const dmabridge_user& raw) -> buffer_user {
   user.peer2peer = (raw.flags & DMABRIDGE_USER_PEER2PEER) != 0;
   user.revocable = (raw.flags & DMABRIDGE_USER_REVOCABLE) != 0;
   user.pinned = (raw.flags & DMABRIDGE_USER_PINNED) != 0;
+  user.bounces = (raw.flags & DMABRIDGE_USER_BOUNCES) != 0;
   user.verdict = verdict::from_kernel(raw.verdict);
   return user;
 }

@@ -52,7 +52,7 @@ auto compose(const error_details& details) -> std::string {
     text += fmt::format("{}{} ({})", details.detail.empty() ? ": " : " — ",
                         errno_name(details.code), errno_text(details.code));
   }
-  for (const auto& why : details.reasons) text += "\n" + format_reason(why, "  ");
+  for (const auto& why : details.reasons) text += "\n" + format_reason(why, "  ", details.policy);
   if (details.unreported != 0) {
     text +=
         fmt::format("\n  and {} more reason(s) for which there was no room", details.unreported);
@@ -91,12 +91,13 @@ auto errno_text(int code) -> std::string {
   return "unknown to this library";
 }
 
-auto format_reason(const reason& why, const std::string& indent) -> std::string {
+auto format_reason(const reason& why, const std::string& indent, std::optional<policy> in_force)
+    -> std::string {
   auto text = fmt::format("{}reason: {} [{}]", indent, why.text(), why.id());
   if (const auto evidence = why.evidence(); !evidence.empty()) {
     text += fmt::format("\n{}  evidence: {}", indent, evidence);
   }
-  if (const auto remedy = why.remedy(); !remedy.empty()) {
+  if (const auto remedy = why.remedy(in_force); !remedy.empty()) {
     text += fmt::format("\n{}  to fix it: {}", indent, remedy);
   }
   return text;

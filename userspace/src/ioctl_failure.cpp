@@ -44,6 +44,7 @@ void add_verdict(error_details& details, const dmabridge_verdict& raw) {
   details.kind = error_kind::refused;
   details.reasons = std::move(word.reasons);
   details.unreported = word.unreported;
+  details.policy = word.policy;
 }
 
 }  // namespace dmabridge

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 
+#include "dmabridge/error.hpp"
 #include "dmabridge/size.hpp"
 #include "dmabridge/verdict.hpp"
 #include "kernel_text.hpp"
@@ -61,10 +62,23 @@ constexpr auto table = std::to_array<reason_description>({
      "the region has no struct pages, without which block I/O cannot be peer to peer",
      "its BAR is smaller than 2 MiB, not aligned to that, or mapped by its driver in a way that "
      "excludes them",
-     "use a region of which dmabridge info says pages: yes, or policy prefer"},
-
+     "use a region of which dmabridge info says pages: yes", true},
     {DMABRIDGE_REASON_RESTORED, "restored",
      "the buffer is back on the device, since nobody needs it in system memory any more", "", ""},
+    {DMABRIDGE_REASON_SYSTEM_REGION, "system_region",
+     "the buffer's region is system memory, so there is no device memory to reach", "",
+     "allocate the buffer in a region of kind bar or stolen (dmabridge info lists them)", true},
+    {DMABRIDGE_REASON_EVICTED, "evicted",
+     "the buffer is in system memory because the driver of its device moved it there", "",
+     "once its device has memory to spare, move it back (DMABRIDGE_IOCTL_MOVE, or "
+     "dmabridge::control::move)"},
+    {DMABRIDGE_REASON_SUSPENDED, "suspended",
+     "the driver lets nothing onto its device for now: it has suspended it, or is resetting it", "",
+     "wait until the driver resumes the device (dmabridge info shows it), then try again", true},
+    {DMABRIDGE_REASON_COPY_FAILED, "copy_failed",
+     "the device's copy engine failed, so the buffer stays where it is",
+     "the engine's error: {error}",
+     "see the kernel log (dmesg) for what the device's driver reported, then try again"},
 
     {DMABRIDGE_REASON_STATIC_IMPORTER, "static_importer",
      "the importer cannot follow a buffer that moves", "{name} {device} used dma_buf_attach()",
@@ -78,55 +92,58 @@ constexpr auto table = std::to_array<reason_description>({
      "{name} {device} has no invalidate_mappings callback",
      "its driver would have to provide one; a region can be told to take such importers"},
     {DMABRIDGE_REASON_NOT_PCI, "not_pci", "the importer does its DMA through no PCI function",
-     "{name}", "use a PCI device, or policy prefer"},
+     "{name}", "use a PCI device", true},
     {DMABRIDGE_REASON_EXPORTER_VETO, "exporter_veto",
      "the driver that exports the memory refuses this importer", "the driver's own code: {value}",
      "see the documentation of that driver"},
+    {DMABRIDGE_REASON_DMA_MASK, "dma_mask",
+     "the importer cannot address the device's memory, which lies too high for it",
+     "{device} addresses up to {hex}", "use a device that addresses 64 bits", true},
 
     {DMABRIDGE_REASON_ACS_REDIRECT, "acs_redirect",
      "a PCIe bridge sends peer-to-peer traffic up to the root instead of across (ACS redirect)",
      "bridge {device}, ACS control {hex}: {acs}",
-     "boot with pci=disable_acs_redir={device} (which also merges the IOMMU groups behind it), or "
-     "use policy prefer"},
+     "boot with pci=disable_acs_redir={device} (which also merges the IOMMU groups behind it)",
+     true},
     {DMABRIDGE_REASON_HOST_BRIDGE_UNLISTED, "host_bridge_unlisted",
      "the two devices meet in a host bridge that the kernel does not list as forwarding peer to "
      "peer",
      "host bridge {device}, PCI id {pci_id}",
-     "move both devices below one PCIe switch or root port, or use policy prefer"},
+     "move both devices below one PCIe switch or root port", true},
     {DMABRIDGE_REASON_NO_PATH, "no_path",
      "the kernel knows no peer-to-peer path between the devices",
      "pci_p2pdma_distance() is {signed_value}",
-     "move both devices below one PCIe switch or root port, or use policy prefer"},
+     "move both devices below one PCIe switch or root port", true},
     {DMABRIDGE_REASON_MEMORY_ENCRYPTION, "memory_encryption",
      "memory encryption (SEV, TDX) is active, which excludes this memory", "",
-     "use policy prefer, or a machine without memory encryption"},
+     "use a machine without memory encryption", true},
 
     {DMABRIDGE_REASON_QUEUE_NO_P2P, "queue_no_p2p",
      "the disk's driver does not take peer-to-peer memory", "disk {name}",
-     "use a drive on the nvme PCI driver, or policy prefer"},
+     "use a drive on the nvme PCI driver", true},
     {DMABRIDGE_REASON_STACKED_DEVICE, "stacked_device",
      "the disk is made of others (md, dm, loop, multipath), so there is no one device to reach",
-     "disk {name}", "use a disk below it (lsblk -s /dev/{name} lists them), or policy prefer"},
+     "disk {name}", "use a disk below it (lsblk -s /dev/{name} lists them)", true},
     {DMABRIDGE_REASON_STABLE_WRITES, "stable_writes",
      "the CPU computes checksums of the data, so it has to reach it", "disk {name}",
-     "use a namespace or file system without them, or policy prefer"},
+     "use a namespace or file system without them", true},
     {DMABRIDGE_REASON_FILESYSTEM_UNLISTED, "filesystem_unlisted",
      "the file system is not one that is known to keep its hands off the data",
      "file system {name}, magic {hex}",
-     "put the file on ext4 or xfs, use the block device itself, or policy prefer"},
+     "put the file on ext4 or xfs, or use the block device itself", true},
     {DMABRIDGE_REASON_FILE_NO_DIRECT_IO, "file_no_direct_io",
      "the file cannot be read and written directly (O_DIRECT)",
      "journalled or inline data, or a file system without direct I/O",
      "on ext4 turn off data journalling (chattr -j FILE, mount -o data=ordered) or inline data; "
      "else put it on ext4 or xfs"},
     {DMABRIDGE_REASON_FILE_ENCRYPTED, "file_encrypted", "the file is encrypted by its file system",
-     "{name}", "copy it to a folder that is not encrypted, or use policy prefer"},
+     "{name}", "copy it to a folder that is not encrypted", true},
     {DMABRIDGE_REASON_FILE_VERITY, "file_verity",
      "the file is protected by fs-verity, whose check needs the CPU", "{name}",
-     "copy the file (the copy has no fs-verity), or use policy prefer"},
+     "copy the file (the copy has no fs-verity)", true},
     {DMABRIDGE_REASON_FILE_REALTIME, "file_realtime",
      "the file's data is on another device than its file system's (xfs realtime)", "{name}",
-     "copy it to a folder without the realtime flag (xfs_io -c 'chattr -t'), or use policy prefer"},
+     "copy it to a folder without the realtime flag (xfs_io -c 'chattr -t')", true},
     {DMABRIDGE_REASON_TARGET_NOT_BLOCK, "target_not_block",
      "the target is neither a block device nor a file on one", "{name}",
      "put the file on an ext4 or xfs file system of a drive"},
@@ -140,7 +157,7 @@ constexpr auto table = std::to_array<reason_description>({
      "unmount it, or end that use: lsblk /dev/{name} and fuser -v /dev/{name} show it"},
     {DMABRIDGE_REASON_FOREIGN_BUFFER, "foreign_buffer",
      "the buffer comes from another exporter, whose pages are not ours to vouch for",
-     "exporter {name}", "allocate the buffer in a dmabridge region, or use policy prefer"},
+     "exporter {name}", "allocate the buffer in a dmabridge region", true},
     {DMABRIDGE_REASON_NO_IMPORTER, "no_importer", "the block importer is not loaded", "",
      "modprobe dmabridge_block"},
 });
@@ -182,6 +199,13 @@ auto decode_access(std::uint64_t bits) -> std::string {
   }
 }
 
+// An errno of either sign.
+auto decode_error(std::uint64_t value) -> std::string {
+  const auto magnitude = static_cast<std::int64_t>(value) < 0 ? ~value + 1 : value;
+  const auto code = static_cast<int>(std::min<std::uint64_t>(magnitude, INT32_MAX));
+  return fmt::format("{} ({})", errno_name(code), errno_text(code));
+}
+
 auto fill_in(std::string_view format, const reason& why) -> std::string {
   const auto value = why.value;
   auto text = fmt::format(
@@ -189,7 +213,8 @@ auto fill_in(std::string_view format, const reason& why) -> std::string {
       fmt::arg("name", why.name), fmt::arg("value", value),
       fmt::arg("signed_value", static_cast<std::int64_t>(value)),
       fmt::arg("hex", fmt::format("{:#x}", value)), fmt::arg("size", format_size(value)),
-      fmt::arg("acs", decode_acs(value)), fmt::arg("access", decode_access(value)),
+      fmt::arg("error", decode_error(value)), fmt::arg("acs", decode_acs(value)),
+      fmt::arg("access", decode_access(value)),
       fmt::arg("pci_id", fmt::format("{:04x}:{:04x}", value >> 16 & 0xffff, value & 0xffff)),
       fmt::arg("placement", to_string(static_cast<placement>(value))),
       fmt::arg("buffer_policy", to_string(static_cast<policy>(value >> 32))),
@@ -238,10 +263,14 @@ auto reason::evidence() const -> std::string {
   return all;
 }
 
-auto reason::remedy() const -> std::string {
+auto reason::remedy(std::optional<policy> in_force) const -> std::string {
   const auto* known = find(code);
-  return known != nullptr ? fill_in(known->remedy, *this)
-                          : "update the dmabridge user space to the version of the module";
+  if (known == nullptr) return "update the dmabridge user space to the version of the module";
+  auto text = fill_in(known->remedy, *this);
+  if (known->prefer_helps && in_force.value_or(policy::require) == policy::require) {
+    text += ", or use policy prefer";
+  }
+  return text;
 }
 
 }  // namespace dmabridge

@@ -19,15 +19,19 @@ namespace {
 auto fits(const region_info& region, const std::string& spec) -> bool {
   if (spec.empty() || spec == region.name || spec == region.node) return true;
   const auto address = pci_address::parse(spec);
-  return address && *address == region.device;
+  return address && address == region.device;
+}
+
+auto owner(const region_info& region) -> std::string {
+  if (region.unregistered) return "memory in quarantine";
+  return region.device ? "device " + to_string(*region.device) : "driver " + region.driver;
 }
 
 auto list(const std::vector<region_info>& regions) -> std::string {
   std::string names;
   for (const auto& region : regions) {
     if (!names.empty()) names += ", ";
-    names += fmt::format("{} ({} of device {})", region.name, format_size(region.size),
-                         to_string(region.device));
+    names += fmt::format("{} ({} of {})", region.name, format_size(region.size), owner(region));
   }
   return names;
 }
@@ -80,7 +84,9 @@ auto find_region(const std::vector<region_info>& regions, const std::string& spe
   }
   for (const auto& region : regions) {
     if (!fits(region, spec)) continue;
-    if (found != nullptr) {
+    // What is only kept for those who pinned it gives way to what can be used.
+    if (found != nullptr && region.unregistered) continue;
+    if (found != nullptr && !found->unregistered) {
       details.detail = "there are several: " + list(regions);
       details.remedies = {"name one of them"};
       throw error(std::move(details));
@@ -115,6 +121,10 @@ auto allocate(const region_info& region, std::uint64_t size, policy wanted) -> b
       details.remedies = {size > region.limit
                               ? "load a part of it (--offset, --length), or use a larger region"
                               : "release buffers of the region, or ask for less"};
+    }
+    if (result == -EBUSY) {
+      details.detail = "its driver has suspended the device, or is resetting it";
+      details.remedies = {"wait until dmabridge info says that it is in use again, then try again"};
     }
     if (result == -ENODEV) details.detail = "its device is gone";
     throw error(std::move(details));

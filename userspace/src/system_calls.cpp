@@ -2,6 +2,7 @@
 #include "system_calls.hpp"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -32,6 +33,15 @@ class native_system_calls final : public system_calls {
   }
   auto ioctl(int descriptor, unsigned long request, void* argument) -> int override {
     return or_errno(::ioctl(descriptor, request, argument));
+  }
+  auto poll(int descriptor, short events, int milliseconds, short& seen) -> int override {
+    pollfd waited{.fd = descriptor, .events = events, .revents = 0};
+    const auto result = or_errno(::poll(&waited, 1, milliseconds));
+    seen = waited.revents;
+    return result;
+  }
+  auto read(int descriptor, void* to, std::size_t length) -> std::int64_t override {
+    return or_errno(std::int64_t{::read(descriptor, to, length)});
   }
   auto seek(int descriptor, std::int64_t offset, int whence) -> std::int64_t override {
     return or_errno(std::int64_t{::lseek(descriptor, offset, whence)});

@@ -20,6 +20,9 @@ class system_calls {
   virtual auto close(int descriptor) -> int = 0;
   virtual auto duplicate(int descriptor) -> int = 0;
   virtual auto ioctl(int descriptor, unsigned long request, void* argument) -> int = 0;
+  // For at most `milliseconds`; -1: for as long as it takes. `seen` gets the events that came.
+  virtual auto poll(int descriptor, short events, int milliseconds, short& seen) -> int = 0;
+  virtual auto read(int descriptor, void* to, std::size_t length) -> std::int64_t = 0;
   virtual auto seek(int descriptor, std::int64_t offset, int whence) -> std::int64_t = 0;
   virtual auto read_link(const char* path, std::string& target) -> int = 0;
   virtual auto access(const char* path, int mode) -> int = 0;

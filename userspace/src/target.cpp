@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <filesystem>
 #include <utility>
 
@@ -77,6 +78,23 @@ void reserve_space(const fd& file, std::uint64_t size, const std::string& path) 
   }
 }
 
+// Files that the kernel makes up as they are read have no size, and so would pass for empty. Asked
+// through an fd of its own that does not wait, as some of them (/proc/kmsg) give what comes next.
+void check_empty(const std::string& path, const std::string& attempted) {
+  std::error_code ec;
+  const auto again = fd::open(path, O_RDONLY | O_NONBLOCK, 0, ec);
+  if (ec) fail(attempted, ec.value());
+  std::byte first{};
+  const auto result = sys().read(again.get(), &first, sizeof(first));
+  if (result == 0) return;
+  if (result < 0) fail(attempted, static_cast<int>(-result));
+  throw error({.kind = error_kind::usage,
+               .attempted = attempted,
+               .detail = "its size is given as 0, and yet there are bytes in it: a file that the "
+                         "kernel makes up, as those in /proc, or one that is being written",
+               .remedies = {fmt::format("copy it to a file on a disk first: cat {} >COPY", path)}});
+}
+
 }  // namespace
 
 source::source(std::string path, fd descriptor, target_kind kind, std::uint64_t size)
@@ -100,6 +118,7 @@ auto source::open(const std::string& path) -> source {
     fail(attempted, -result);
   const auto size = kind == target_kind::block_device ? device_size(descriptor, attempted)
                                                       : static_cast<std::uint64_t>(found.st_size);
+  if (kind == target_kind::file && size == 0) check_empty(path, attempted);
   return {path, std::move(descriptor), kind, size};
 }
 

@@ -155,6 +155,14 @@ auto run::operator()(std::uint32_t block) -> transfer_result {
   throw error(std::move(details));
 }
 
+// Which multiples a misaligned offset lies between.
+auto nearest(std::uint64_t offset, std::uint64_t align) -> std::string {
+  const auto below = offset / align * align;
+  std::uint64_t above = 0;
+  if (__builtin_add_overflow(below, align, &above)) return fmt::format("use {}", below);
+  return fmt::format("use {} or {}", below, above);
+}
+
 }  // namespace
 
 transfer_slots::transfer_slots(unsigned depth) : slots(depth), done(depth) {
@@ -172,13 +180,17 @@ auto check_transfer(const binding_info& limits, const transfer_range& range,
                     const transfer_options& options) -> std::uint32_t {
   const auto align = limits.offset_align;
   if (range.file_offset % align != 0) {
-    misuse(fmt::format("offset {} in the file is no multiple of {}, the unit of its storage",
-                       range.file_offset, align));
+    misuse(fmt::format("offset {} in the file (--offset) is no multiple of {}, the unit of its "
+                       "storage",
+                       range.file_offset, align),
+           nearest(range.file_offset, align));
   }
   const auto memory_align = std::max(align, limits.memory_align);
   if (range.buffer_offset % memory_align != 0) {
-    misuse(fmt::format("offset {} in the buffer is no multiple of {}, the unit of the transfer",
-                       range.buffer_offset, memory_align));
+    misuse(fmt::format("offset {} in the buffer (--at) is no multiple of {}, the unit of the "
+                       "transfer",
+                       range.buffer_offset, memory_align),
+           nearest(range.buffer_offset, memory_align));
   }
   std::uint64_t end = 0;
   if (__builtin_add_overflow(range.file_offset, range.length, &end) ||
@@ -195,8 +207,10 @@ auto check_transfer(const binding_info& limits, const transfer_range& range,
            "use a larger buffer, or move less");
   }
   if (options.block_size == 0 || options.block_size % memory_align != 0) {
-    misuse(fmt::format("a block size of {} bytes is no multiple of {}, the unit of the transfer",
-                       options.block_size, memory_align));
+    misuse(fmt::format("a block size of {} bytes (--block-size) is no multiple of {}, the unit of "
+                       "the transfer",
+                       options.block_size, memory_align),
+           nearest(std::max(options.block_size, memory_align), memory_align));
   }
   const auto block = std::min(options.block_size, limits.max_length / memory_align * memory_align);
   if (block == 0) {

@@ -80,6 +80,8 @@ class DMABRIDGE_API buffer {
   auto release() noexcept -> int { return fd_.release(); }
 
  private:
+  // `name` is what errors call the fd.
+  static auto adopt(fd descriptor, const std::string& name) -> buffer;
   buffer(fd descriptor, std::uint64_t size) noexcept : fd_(std::move(descriptor)), size_(size) {}
 
   fd fd_;

@@ -34,16 +34,22 @@ struct region_info {
   std::string name;
   std::string node;  // "/dev/dmabridge-NAME"
   region_kind kind = region_kind::bar;
-  pci_address device{};
-  std::uint32_t bar = 0;
+  std::optional<pci_address> device{};  // nothing: it is no PCI function
+  std::uint32_t bar = 0;                // by which the device's memory is seen; not of kind system
   std::string driver{};
-  bool has_pages = false;          // block I/O can be P2P
+  bool has_pages = false;          // block I/O needs no bounce
   bool takes_unrevocable = false;  // gives P2P to importers that cannot be stopped
+  bool has_engine = false;         // the device copies when a buffer moves: move_limit is not asked
+  bool suspended = false;          // by its driver: no device memory is to be had for now
+  bool unregistered = false;  // its device is gone; here for as long as its memory is in quarantine
   std::uint32_t buffers = 0;
   std::uint64_t size = 0;
   std::uint64_t available = 0;   // not handed out
   std::uint64_t limit = 0;       // most that may be handed out
   std::uint64_t move_limit = 0;  // most that an attach copies by CPU
+  // Freed, but pinned through user mappings still, and so not available. 0 with a module that is
+  // older than this.
+  std::uint64_t quarantined = 0;
 };
 
 // A run of a buffer's bytes on its device.
@@ -72,6 +78,7 @@ struct buffer_user {
   bool peer2peer = false;     // asked for P2P
   bool revocable = false;
   bool pinned = false;
+  bool bounces = false;          // reaches device memory by copies only
   dmabridge::verdict verdict{};  // what it was told when it came
 };
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,12 +24,13 @@ DMABRIDGE_API auto to_string(error_kind kind) -> std::string;
 
 struct error_details {
   error_kind kind = error_kind::system;
-  std::string attempted;                // "allocate 256 MiB in region vram": follows "cannot"
-  int code = 0;                         // errno, positive; 0: none
-  std::string detail{};                 // what is wrong, if neither code nor reasons say it
-  std::vector<reason> reasons{};        // all of them, not just the first
-  std::uint32_t unreported = 0;         // reasons for which the kernel had no room
-  std::vector<std::string> remedies{};  // what to do, besides the remedies of the reasons
+  std::string attempted;                      // "allocate 256 MiB in region vram": follows "cannot"
+  int code = 0;                               // errno, positive; 0: none
+  std::string detail{};                       // what is wrong, if neither code nor reasons say it
+  std::vector<reason> reasons{};              // all of them, not just the first
+  std::uint32_t unreported = 0;               // reasons for which the kernel had no room
+  std::optional<dmabridge::policy> policy{};  // of the verdict that they are from
+  std::vector<std::string> remedies{};        // what to do, besides the remedies of the reasons
 };
 
 class DMABRIDGE_API error : public std::exception {
@@ -54,7 +56,9 @@ DMABRIDGE_API auto errno_name(int code) -> std::string;
 // "operation not supported"
 DMABRIDGE_API auto errno_text(int code) -> std::string;
 
-// As it stands in error::what(), with `indent` before every line.
-DMABRIDGE_API auto format_reason(const reason& why, const std::string& indent) -> std::string;
+// As it stands in error::what(), with `indent` before every line. `in_force`: as of
+// reason::remedy().
+DMABRIDGE_API auto format_reason(const reason& why, const std::string& indent,
+                                 std::optional<policy> in_force = {}) -> std::string;
 
 }  // namespace dmabridge

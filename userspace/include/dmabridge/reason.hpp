@@ -15,6 +15,8 @@
 
 namespace dmabridge {
 
+enum class policy : std::uint32_t;  // verdict.hpp
+
 struct DMABRIDGE_API reason {
   std::uint32_t code =
       DMABRIDGE_REASON_NONE;  // enum dmabridge_reason_code, or one of a newer module
@@ -32,8 +34,9 @@ struct DMABRIDGE_API reason {
   auto text() const -> std::string;
   // What was read, and where. Empty if the code alone says it.
   auto evidence() const -> std::string;
-  // What to do, with the command where there is one. Empty if nothing can be done.
-  auto remedy() const -> std::string;
+  // What to do, with the command where there is one. Empty if nothing can be done. `in_force` is
+  // the policy of the verdict that the reason is from: what is no change from it is not advised.
+  auto remedy(std::optional<policy> in_force = {}) const -> std::string;
 
   auto operator==(const reason&) const -> bool = default;
 };
@@ -46,6 +49,7 @@ struct reason_description {
   std::string_view text;
   std::string_view evidence;
   std::string_view remedy;
+  bool prefer_helps = false;  // where policy require is refused, prefer would not be
 };
 
 // Every reason this library knows, by ascending code.

@@ -14,8 +14,8 @@
 namespace dmabridge {
 
 // Finds the region that `spec` names: its name, its node's path, or the PCI address of its device.
-// An empty spec is the only region there is. Throws dmabridge::error, which lists the regions if
-// none or several fit.
+// An empty spec is the only region there is. An unregistered one is found only if no other fits.
+// Throws dmabridge::error, which lists the regions if none or several fit.
 DMABRIDGE_API auto find_region(const std::vector<region_info>& regions, const std::string& spec)
     -> const region_info&;
 

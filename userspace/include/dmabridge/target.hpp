@@ -15,7 +15,8 @@ enum class target_kind { file, block_device };
 // An open file or block device to read from.
 class DMABRIDGE_API source {
  public:
-  // Throws dmabridge::error for anything else, such as a directory.
+  // Throws dmabridge::error for anything else, such as a directory, or a file in /proc that says to
+  // have no bytes and yet gives some.
   static auto open(const std::string& path) -> source;
 
   auto path() const noexcept -> const std::string& { return path_; }
