@@ -98,6 +98,10 @@ class Sizes : public Abi, public testing::WithParamInterface<Shape> {
         static_cast<dmabridge_move*>(bytes)->fd = buffer_.get();
         static_cast<dmabridge_move*>(bytes)->placement = DMABRIDGE_PLACEMENT_DEVICE;
         break;
+      case DMABRIDGE_IOCTL_WATCH:
+        static_cast<dmabridge_watch*>(bytes)->fd = buffer_.get();
+        static_cast<dmabridge_watch*>(bytes)->eventfd = -1;
+        break;
       case DMABRIDGE_IOCTL_BIND: {
         auto* argument = static_cast<dmabridge_bind*>(bytes);
         argument->fd = buffer_.get();
@@ -121,6 +125,9 @@ class Sizes : public Abi, public testing::WithParamInterface<Shape> {
     switch (GetParam().request) {
       case DMABRIDGE_IOCTL_HOLD:
         at = offsetof(dmabridge_hold, hold_fd);
+        break;
+      case DMABRIDGE_IOCTL_WATCH:
+        at = offsetof(dmabridge_watch, watch_fd);
         break;
       case DMABRIDGE_IOCTL_BIND:
         at = offsetof(dmabridge_bind, binding_fd);
@@ -176,6 +183,7 @@ INSTANTIATE_TEST_SUITE_P(Abi, Sizes,
                                          Shape{"Query", DMABRIDGE_IOCTL_QUERY, 1},
                                          Shape{"Hold", DMABRIDGE_IOCTL_HOLD, 16},
                                          Shape{"Move", DMABRIDGE_IOCTL_MOVE, 8},
+                                         Shape{"Watch", DMABRIDGE_IOCTL_WATCH, 16},
                                          Shape{"Bind", DMABRIDGE_IOCTL_BIND, 24},
                                          Shape{"Alloc", DMABRIDGE_IOCTL_ALLOC, 20},
                                          Shape{"Binding", DMABRIDGE_IOCTL_BINDING, 1}),
@@ -201,8 +209,9 @@ TEST_F(Abi, UnknownRequestIsNotty) {
 }
 
 TEST_F(Abi, BadPointerIsFault) {
-  for (unsigned long request : {DMABRIDGE_IOCTL_INFO, DMABRIDGE_IOCTL_REGION, DMABRIDGE_IOCTL_QUERY,
-                                DMABRIDGE_IOCTL_HOLD, DMABRIDGE_IOCTL_MOVE, DMABRIDGE_IOCTL_BIND}) {
+  for (unsigned long request :
+       {DMABRIDGE_IOCTL_INFO, DMABRIDGE_IOCTL_REGION, DMABRIDGE_IOCTL_QUERY, DMABRIDGE_IOCTL_HOLD,
+        DMABRIDGE_IOCTL_MOVE, DMABRIDGE_IOCTL_BIND, DMABRIDGE_IOCTL_WATCH}) {
     EXPECT_EQ(call(control(), request, reinterpret_cast<void*>(8)), -EFAULT);
   }
   EXPECT_EQ(call(node_.get(), DMABRIDGE_IOCTL_ALLOC, reinterpret_cast<void*>(8)), -EFAULT);
@@ -371,6 +380,8 @@ class WrongBuffer : public Abi, public testing::WithParamInterface<unsigned long
     if (GetParam() == DMABRIDGE_IOCTL_HOLD || GetParam() == DMABRIDGE_IOCTL_MOVE)
       bytes[4] = DMABRIDGE_PLACEMENT_DEVICE;
     const Fd target = raw();
+    if (GetParam() == DMABRIDGE_IOCTL_WATCH)
+      reinterpret_cast<dmabridge_watch*>(bytes.data())->eventfd = -1;
     if (GetParam() == DMABRIDGE_IOCTL_BIND) {
       auto* argument = reinterpret_cast<dmabridge_bind*>(bytes.data());
       argument->target_fd = target.get();
@@ -410,7 +421,8 @@ TEST_P(WrongBuffer, DmaBufOfAnotherExporter) {
 
 INSTANTIATE_TEST_SUITE_P(Abi, WrongBuffer,
                          testing::Values(DMABRIDGE_IOCTL_QUERY, DMABRIDGE_IOCTL_HOLD,
-                                         DMABRIDGE_IOCTL_MOVE, DMABRIDGE_IOCTL_BIND),
+                                         DMABRIDGE_IOCTL_MOVE, DMABRIDGE_IOCTL_WATCH,
+                                         DMABRIDGE_IOCTL_BIND),
                          [](const auto& test) {
                            switch (test.param) {
                              case DMABRIDGE_IOCTL_QUERY:
@@ -419,6 +431,8 @@ INSTANTIATE_TEST_SUITE_P(Abi, WrongBuffer,
                                return "Hold";
                              case DMABRIDGE_IOCTL_MOVE:
                                return "Move";
+                             case DMABRIDGE_IOCTL_WATCH:
+                               return "Watch";
                              default:
                                return "Bind";
                            }
@@ -595,9 +609,9 @@ TEST_F(Abi, IopollRingWorksOrRefusesCleanly) {
 TEST_F(Abi, GarbageInIoctlsIsAnsweredWithCleanErrors) {
   std::mt19937_64 random(7);
   const Fd buffer = allocate(64 * KiB), target = raw(), file = open_file("/etc/passwd", O_RDONLY);
-  const std::array<unsigned long, 7> requests{
+  const std::array<unsigned long, 8> requests{
       DMABRIDGE_IOCTL_INFO, DMABRIDGE_IOCTL_REGION, DMABRIDGE_IOCTL_QUERY, DMABRIDGE_IOCTL_HOLD,
-      DMABRIDGE_IOCTL_MOVE, DMABRIDGE_IOCTL_BIND,   DMABRIDGE_IOCTL_ALLOC};
+      DMABRIDGE_IOCTL_MOVE, DMABRIDGE_IOCTL_BIND,   DMABRIDGE_IOCTL_WATCH, DMABRIDGE_IOCTL_ALLOC};
   const std::array<int, 6> fds{buffer.get(), target.get(), file.get(), control(), node_.get(), -1};
   const int first_free = [] {
     const Fd probe(dup(0));

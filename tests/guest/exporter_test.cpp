@@ -17,6 +17,7 @@
 
 #include "support/fixture.hpp"
 #include "support/silent_fuse.hpp"
+#include "support/unbind.hpp"
 #include "support/vgem.hpp"
 
 namespace dmabridge::test {
@@ -509,24 +510,7 @@ TEST_F(Exporter, HoldOnTheDeviceRefusesAStaticImporter) {
 // --- the end of the device
 // -------------------------------------------------------------------------------
 
-class Unbind : public GuestTest {
- protected:
-  void TearDown() override {
-    rebind();
-    GuestTest::TearDown();
-  }
-  const std::string driver_ = "/sys/bus/pci/drivers/dmabridge_pci";
-  const std::string address_ = pci_address(first_region().device);
-
-  int unbind() { return write_text(driver_ + "/unbind", address_); }
-  void rebind() {
-    if (!regions().empty()) return;
-    ASSERT_EQ(write_text(driver_ + "/bind", address_), 0);
-    ASSERT_EQ(regions().size(), 1u);
-    EXPECT_TRUE(
-        eventually([] { return access(region_node(first_region()).c_str(), R_OK | W_OK) == 0; }));
-  }
-};
+using Unbind = UnbindTest;
 
 sigjmp_buf bus_error;
 bool touch_raises_bus_error(const volatile std::byte* address) {

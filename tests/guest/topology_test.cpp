@@ -11,12 +11,14 @@
 #include <stdexcept>
 
 #include "support/block_fixture.hpp"
+#include "support/named_device.hpp"
 
 namespace dmabridge::test {
 namespace {
 
 struct Expected {
   std::string requester;
+  std::string memory;
   std::uint32_t route;
 
   // Of a binding that may be redirected.
@@ -24,18 +26,21 @@ struct Expected {
     if (route == DMABRIDGE_ROUTE_NONE) return DMABRIDGE_ROUTE_SYSTEM;
     return route;
   }
+  std::string name() const { return requester + " to " + memory; }
 };
 
 std::vector<Expected> expectations() {
   const std::map<std::string, std::uint32_t> routes{
       {"none", DMABRIDGE_ROUTE_NONE},
       {"p2p_bus", DMABRIDGE_ROUTE_P2P_BUS},
-      {"p2p_host_bridge", DMABRIDGE_ROUTE_P2P_HOST_BRIDGE}};
+      {"p2p_host_bridge", DMABRIDGE_ROUTE_P2P_HOST_BRIDGE},
+      {"stolen", DMABRIDGE_ROUTE_STOLEN}};
   std::ifstream file("/host/topology.json");
   std::vector<Expected> expected;
   const auto topology = nlohmann::json::parse(file);
   for (const auto& verdict : topology.at("verdicts"))
-    expected.push_back({verdict.at("requester"), routes.at(verdict.at("route"))});
+    expected.push_back(
+        {verdict.at("requester"), verdict.at("memory"), routes.at(verdict.at("route"))});
   if (expected.empty()) throw std::runtime_error("the topology expects nothing");
   return expected;
 }
@@ -51,9 +56,9 @@ class TopologyTest : public BlockTest {
 
 TEST_F(TopologyTest, KernelsVerdictsAreTheExpectedOnes) {
   for (const Expected& pair : expectations()) {
-    SCOPED_TRACE(pair.requester);
-    const Bound bound = make(raw_of(pair.requester).path(), 64 * KiB, DMABRIDGE_POLICY_REQUIRE,
-                             DMABRIDGE_BIND_READ, O_RDONLY);
+    SCOPED_TRACE(pair.name());
+    const Bound bound = make_in(region_of(pair.memory), raw_of(pair.requester).path(), 64 * KiB,
+                                DMABRIDGE_POLICY_REQUIRE, DMABRIDGE_BIND_READ, O_RDONLY);
     EXPECT_EQ(bound.binding.verdict.route, pair.route) << describe(bound.binding.verdict);
     if (pair.route == DMABRIDGE_ROUTE_NONE) {
       EXPECT_EQ(bound.binding.error, -EOPNOTSUPP);
@@ -67,17 +72,18 @@ TEST_F(TopologyTest, KernelsVerdictsAreTheExpectedOnes) {
 // A verdict is worth what the bytes say.
 TEST_F(TopologyTest, BytesTakeTheRouteOfTheVerdict) {
   for (const Expected& pair : expectations()) {
-    SCOPED_TRACE(pair.requester);
+    SCOPED_TRACE(pair.name());
+    const dmabridge_region_info region = region_of(pair.memory);
     const Drive raw = raw_of(pair.requester);
     const std::uint8_t tag = tag_of(raw);
     const std::uint64_t size = 4 * MiB;
     const Bound bound =
-        make(raw.path(), size, DMABRIDGE_POLICY_PREFER, DMABRIDGE_BIND_READ, O_RDONLY);
+        make_in(region, raw.path(), size, DMABRIDGE_POLICY_PREFER, DMABRIDGE_BIND_READ, O_RDONLY);
     ASSERT_EQ(bound.binding.error, 0) << describe(bound.binding.verdict);
-    const bool p2p = pair.route != DMABRIDGE_ROUTE_NONE;
+    const bool reached = pair.route != DMABRIDGE_ROUTE_NONE;
     const std::uint32_t route = pair.expected_route();
     EXPECT_EQ(bound.binding.verdict.route, route) << describe(bound.binding.verdict);
-    EXPECT_EQ(bound.binding.verdict.nr_reasons != 0, !p2p)
+    EXPECT_EQ(bound.binding.verdict.nr_reasons != 0, !reached)
         << "redirected without a reason, or a reason without need: "
         << describe(bound.binding.verdict);
     TraceWatch watch;
@@ -85,29 +91,31 @@ TEST_F(TopologyTest, BytesTakeTheRouteOfTheVerdict) {
     EXPECT_EQ(difference(bound, size, tag, 1 * MiB), "");
     expect_only(bound, route, size);
     if (raw.nsid == 0) continue;  // no NVMe drive: not in the trace
-    const auto account = watch.account(raw, oracle::Operation::read, {{1 * MiB, size, 0}});
+    const auto account =
+        watch.account(raw, oracle::Operation::read, {{1 * MiB, size, 0}}, region_window(region));
     const bool iommu = !std::filesystem::is_empty("/sys/class/iommu");
     if (iommu) {
       // The drive gets an I/O virtual address; which memory that is, only the bytes tell (above,
       // from the host's side).
       EXPECT_EQ(account.payload.inside + account.payload.outside, size);
     } else {
-      EXPECT_EQ(p2p ? account.payload.inside : account.payload.outside, size);
-      EXPECT_EQ(p2p ? account.payload.outside : account.payload.inside, 0u);
+      EXPECT_EQ(reached ? account.payload.inside : account.payload.outside, size);
+      EXPECT_EQ(reached ? account.payload.outside : account.payload.inside, 0u);
     }
   }
 }
 
 TEST_F(TopologyTest, FilesGetTheSameVerdictAsTheirDrive) {
   for (const Expected& pair : expectations()) {
-    SCOPED_TRACE(pair.requester);
+    SCOPED_TRACE(pair.name());
     for (const Drive& each : drives()) {
       if (each.serial != pair.requester || each.fs.empty()) continue;
       const Mount mount(each.path(), each.fs);
       make_pattern_file(mount.file("pattern"), 1 * MiB, 0x19);
       {
-        const Bound bound = make(mount.file("pattern"), 1 * MiB, DMABRIDGE_POLICY_PREFER,
-                                 DMABRIDGE_BIND_READ, O_RDONLY);
+        const Bound bound =
+            make_in(region_of(pair.memory), mount.file("pattern"), 1 * MiB,
+                    DMABRIDGE_POLICY_PREFER, DMABRIDGE_BIND_READ, O_RDONLY);
         ASSERT_EQ(bound.binding.error, 0) << describe(bound.binding.verdict);
         EXPECT_EQ(bound.binding.verdict.route, pair.expected_route())
             << describe(bound.binding.verdict);

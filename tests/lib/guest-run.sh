@@ -55,6 +55,14 @@ if [ -n "$LOAD_MODULES" ]; then
         [ ! -e "$updates/$module.ko" ] || modprobe "$module" || give_up "cannot load the module $module"
     done
     if [ -e "$updates/dmabridge_pci.ko" ]; then
+        # Which functions have stolen memory, and where it begins, is looked at when they are bound. vm.py names them by shell patterns.
+        list=
+        for entry in $STOLEN; do
+            for device in ${entry%@*}; do list=$list,${device##*/}@${entry#*@}; done
+        done
+        if [ -n "$list" ]; then
+            echo "${list#,}" >/sys/module/dmabridge_pci/parameters/stolen || give_up "dmabridge_pci takes no stolen memory"
+        fi
         for device in /sys/bus/pci/devices/*; do
             [ "$(cat "$device/vendor" "$device/device" | tr -d '\n')" = 0x1af40x1110 ] || continue
             echo dmabridge_pci >"$device/driver_override"

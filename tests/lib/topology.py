@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROUTES = ("p2p_bus", "p2p_host_bridge", "none")
+ROUTES = ("p2p_bus", "p2p_host_bridge", "stolen", "none")
 # Root ports come first on bus 0, in file order, so that kernel arguments may name them; what is not part of a PCIe tree comes after them.
 FIRST_ROOT_PORT_SLOT = 0x01
 FIRST_OTHER_SLOT = 0x10
@@ -31,8 +31,11 @@ class Drive:
 
 @dataclass
 class Vram:
+    """Memory behind a BAR: a file of its own, or, if stolen, a range of the guest's RAM that its kernel leaves alone."""
+
     name: str
     size: str
+    stolen: bool
 
     @property
     def file_name(self):
@@ -49,7 +52,9 @@ class Topology:
     drives: list = field(default_factory=list)
     vrams: list = field(default_factory=list)
     verdicts: list = field(default_factory=list)
-    devices: list = field(default_factory=list)  # -device values, parents first; {run} stands for the run directory
+    devices: list = field(default_factory=list)  # -device values, parents first
+    # Where the guest finds each named device: shell patterns for folders in its sysfs. Bus numbers are the guest's choice.
+    places: dict = field(default_factory=dict)
     root_ports: int = 0
     others: int = 0
 
@@ -59,6 +64,10 @@ class Topology:
         if slot > 0x1E:
             raise TopologyError(f"{self.name}: too many devices on the root bus")
         return f"0x{slot:x}"
+
+    def device(self, name):
+        """-device value of the device with this id."""
+        return next(device for device in self.devices if f"id={name}" in device.split(","))
 
     def add_file_drive(self, serial):
         """One more NVMe drive with one namespace, on a root port of its own. Returns the Drive; its image is the caller's business."""
@@ -116,6 +125,7 @@ class _Builder:
 
     def __init__(self, topology):
         self.topology = topology
+        self.buses = {"pcie.0": "/sys/devices/pci0000:00"}  # by name: the place of what makes it
 
     def add(self, node, bus, where):
         kinds = {
@@ -151,30 +161,46 @@ class _Builder:
         if slot >= FIRST_OTHER_SLOT:
             raise TopologyError(f"{where}: too many root ports")
         self.topology.root_ports += 1
+        self._make_bus(name, bus, f"{slot:02x}.0")
         self._emit("pcie-root-port", f"id={name}", f"bus={bus}", f"addr=0x{slot:x}", f"chassis={number}", f"slot={number}")
         self._children(node, name, where)
 
     def _switch(self, node, bus, where):
         _check_keys(node, {"type", "children"}, set(), where)
         upstream = f"up{self._port_number()}"
+        self._make_bus(upstream, bus, "00.0")
         self._emit("x3130-upstream", f"id={upstream}", f"bus={bus}")
         for index, child in enumerate(node["children"]):
             number = self._port_number()
             port = f"dp{number}"
-            self._emit("xio3130-downstream", f"id={port}", f"bus={upstream}", f"chassis={number}", f"slot={number}")
+            self._make_bus(port, upstream, f"{index:02x}.0")
+            self._emit("xio3130-downstream", f"id={port}", f"bus={upstream}", f"addr=0x{index:x}", f"chassis={number}", f"slot={number}")
             self.add(child, port, f"{where}.children[{index}]")
 
-    def _address(self, node, bus):
+    def _place(self, bus, address):
+        return f"{self.buses[bus]}/0000:*:{address}"
+
+    def _make_bus(self, name, parent, address):
+        self.buses[name] = self._place(parent, address)
+
+    def _address(self, node, bus, name=None):
+        """Bus and address of a device; name: as it is to be found in Topology.places."""
+        function = node.get("function")
         if bus == "pcie.0":
-            return [f"bus={bus}", f"addr={self.topology.next_other_slot()}"]
-        if "function" not in node:
-            return [f"bus={bus}"]
-        return [f"bus={bus}", f"addr=0.{node['function']}"] + (["multifunction=on"] if node["function"] == 0 else [])
+            slot = self.topology.next_other_slot()
+            arguments, address = [f"addr={slot}"], f"{int(slot, 16):02x}.0"
+        elif function is None:
+            arguments, address = [], "00.0"
+        else:
+            arguments, address = [f"addr=0.{function}"] + (["multifunction=on"] if function == 0 else []), f"00.{function}"
+        if name is not None:
+            self.topology.places[name] = self._place(bus, address)
+        return [f"bus={bus}", *arguments]
 
     def _nvme(self, node, bus, where):
         _check_keys(node, {"type", "serial", "namespaces"}, {"function"}, where)
         serial = self._unique_serial(node["serial"], where)
-        self._emit("nvme", f"id={serial}", f"serial={serial}", *self._address(node, bus))
+        self._emit("nvme", f"id={serial}", f"serial={serial}", *self._address(node, bus, serial))
         for namespace in node["namespaces"]:
             _check_keys(namespace, {"nsid", "image"}, set(), where)
             nsid = namespace["nsid"]
@@ -189,15 +215,15 @@ class _Builder:
         _check_keys(node, {"type", "serial", "image"}, {"function"}, where)
         drive = Drive(self._unique_serial(node["serial"], where), None, node["image"])
         self.topology.drives.append(drive)
-        self._emit("virtio-blk-pci", f"drive={drive.file_name}", f"serial={drive.serial}", *self._address(node, bus))
+        self._emit("virtio-blk-pci", f"drive={drive.file_name}", f"serial={drive.serial}", *self._address(node, bus, drive.serial))
 
     def _vram(self, node, bus, where):
-        _check_keys(node, {"type", "name", "size"}, {"function"}, where)
-        if any(vram.name == node["name"] for vram in self.topology.vrams):
+        _check_keys(node, {"type", "name", "size"}, {"function", "stolen"}, where)
+        if node["name"] in self.topology.places:
             raise TopologyError(f"{where}: name '{node['name']}' is used twice")
-        vram = Vram(node["name"], node["size"])
+        vram = Vram(node["name"], node["size"], node.get("stolen", False))
         self.topology.vrams.append(vram)
-        self._emit("ivshmem-plain", f"id={vram.name}", f"memdev=mem-{vram.name}", *self._address(node, bus))
+        self._emit("ivshmem-plain", f"id={vram.name}", f"memdev=mem-{vram.name}", *self._address(node, bus, vram.name))
 
     def _device(self, node, bus, where):
         _check_keys(node, {"type", "qemu"}, {"function"}, where)
@@ -206,6 +232,6 @@ class _Builder:
     def _unique_serial(self, serial, where):
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,19}", serial):
             raise TopologyError(f"{where}: serial '{serial}' is not 1 to 20 letters, digits, '-' and '_', a letter first")
-        if any(drive.serial == serial for drive in self.topology.drives):
+        if serial in self.topology.places:
             raise TopologyError(f"{where}: serial '{serial}' is used twice")
         return serial

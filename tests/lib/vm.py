@@ -7,6 +7,7 @@ import difflib
 import errno
 import fcntl
 import fnmatch
+import json
 import os
 import selectors
 import shlex
@@ -21,6 +22,7 @@ import time
 import tty
 from pathlib import Path
 
+import hotplug
 import images
 import initramfs
 import kernel_log
@@ -37,6 +39,12 @@ KEPT_RUNS = 20
 # A guest that had a fault gets this long to end by itself, so that its log is complete.
 GRACE_S = 30
 ESCAPE = b"\x1d"  # Ctrl-]
+# Stolen memory lies from here on: above the kernel, and below the initial RAM disk, which QEMU puts near the end of RAM below 4 GiB.
+STOLEN_START = 0x30000000
+STOLEN_ALIGN = 2 << 20
+LOW_RAM_END = 2 << 30  # in the file with the guest's RAM, addresses are offsets up to here
+LOW_RAM_RESERVE = 64 << 20
+RAM = "ram"
 
 
 class SetupError(Exception):
@@ -125,6 +133,23 @@ class Run:
             if any(self.path.iterdir()):
                 raise SetupError(f"--run-dir {self.path} is not empty")
         self.topology = topologies.load(Path(options.checkout) / "tests" / "topologies", options.topology)
+        self.stolen = self._place_stolen()  # start by name
+
+    def _place_stolen(self):
+        starts, start = {}, STOLEN_START
+        for vram in self.topology.vrams:
+            if not vram.stolen:
+                continue
+            size = images.parse_size(vram.size)
+            if size % STOLEN_ALIGN:
+                raise SetupError(f"{self.topology.name}: {vram.name}: stolen memory is a multiple of 2M, not {vram.size}")
+            starts[vram.name], start = start, start + size
+        end = start + LOW_RAM_RESERVE
+        if starts and end > LOW_RAM_END:
+            raise SetupError(f"{self.topology.name}: too much stolen memory")
+        if starts and end > images.parse_size(self.options.memory):
+            raise SetupError(f"--memory {self.options.memory} is too little for a topology with stolen memory: at least {end >> 20}M")
+        return starts
 
     def prepare(self):
         options = self.options
@@ -136,12 +161,31 @@ class Run:
             if not target.is_symlink():
                 images.copy(images.template(options.cache, options.tree_key, drive.image), target)
         for vram in self.topology.vrams:
-            images.create_sparse(self.path / vram.file_name, images.parse_size(vram.size))
+            if not vram.stolen:
+                images.create_sparse(self.path / vram.file_name, images.parse_size(vram.size))
+        if self.stolen:
+            images.create_sparse(self.path / RAM, images.parse_size(options.memory))
         if options.trace:
             _check_events(options.trace.split(","))
         shutil.copy(Path(options.checkout) / "tests" / "topologies" / f"{self.topology.name}.json", self.path / "topology.json")
+        self._write_machine()
         self._write_command()
         self._snapshot_build()
+
+    def _memory_file(self, vram):
+        """File in the run directory, and where in it the memory begins."""
+        return (RAM, self.stolen[vram.name]) if vram.stolen else (vram.file_name, 0)
+
+    def _write_machine(self):
+        """Where the guest finds what the topology names. "file" and "offset" are the host's view of a memory; "stolen" is its address as RAM."""
+        devices = {name: {"place": place} for name, place in self.topology.places.items()}
+        for vram in self.topology.vrams:
+            file, offset = self._memory_file(vram)
+            memory = {"file": file, "offset": offset, "size": images.parse_size(vram.size)}
+            if vram.stolen:
+                memory["stolen"] = self.stolen[vram.name]
+            devices[vram.name]["memory"] = memory
+        (self.path / "machine.json").write_text(json.dumps({"devices": devices}, indent=2) + "\n")
 
     def _write_command(self):
         options = self.options
@@ -160,7 +204,8 @@ class Run:
             "INTERACTIVE": options.interactive,
         }
         environment = {name: "1" if value else "" for name, value in flags.items()}
-        environment |= {"DRIVES": str(len(self.topology.drives)), "TERMINAL_SIZE": terminal}
+        stolen = [f"{self.topology.places[name]}@{start:#x}" for name, start in self.stolen.items()]
+        environment |= {"DRIVES": str(len(self.topology.drives)), "TERMINAL_SIZE": terminal, "STOLEN": " ".join(stolen)}
         (self.path / "guest.env").write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in environment.items()))
 
     def _snapshot_build(self):
@@ -172,7 +217,7 @@ class Run:
         if self.options.modules:
             shutil.copytree(Path(self.options.build) / "modules" / self.options.kernel, self.path / "modules", copy_function=_link_or_copy)
 
-    def qemu_arguments(self, ports):
+    def qemu_arguments(self, ports, monitor):
         options, topology = self.options, self.topology
         accelerator = options.accel
         if accelerator != "tcg":
@@ -181,7 +226,9 @@ class Run:
                 raise SetupError("--accel kvm: KVM cannot run a guest here (/dev/kvm is missing, forbidden, or lacks what a guest needs)")
             accelerator = "kvm" if works else "tcg"
         arguments = ["qemu-system-x86_64", "-name", "dmabridge", "-nodefaults", "-no-reboot", "-display", "none"]
-        arguments += ["-M", "q35", "-accel", "tcg,thread=multi" if accelerator == "tcg" else "kvm"]
+        arguments += ["-M", "q35" + (",memory-backend=ram" if self.stolen else ""), "-accel", "tcg,thread=multi" if accelerator == "tcg" else "kvm"]
+        # Slots as servers have them: the guest's pciehp driver runs them, and not QEMU's ACPI tables.
+        arguments += ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
         arguments += ["-cpu", topology.cpu, "-smp", str(options.cpus), "-m", options.memory]
         arguments += ["-kernel", f"/boot/vmlinuz-{options.kernel}", "-initrd", str(initramfs.path_for(options.cache, options.kernel))]
         arguments += ["-append", self._kernel_arguments()]
@@ -195,6 +242,7 @@ class Run:
         for name, fd in ports.items():
             kind = "virtconsole" if name == "terminal" else "virtserialport"
             arguments += ["-chardev", f"socket,id=port-{name},fd={fd}", "-device", f"{kind},bus=ports.0,chardev=port-{name},name={name}"]
+        arguments += ["-chardev", f"socket,id=monitor,fd={monitor}", "-object", "monitor-qmp,id=qmp,chardev=monitor"]
         for tag, path, readonly in self._shares():
             arguments += ["-fsdev", f"local,id=fs-{tag},path={_escape(path)},security_model=none,multidevs=remap,readonly={readonly}"]
             arguments += ["-device", f"virtio-9p-pci,fsdev=fs-{tag},mount_tag={tag},bus=pcie.0,addr={topology.next_other_slot()}"]
@@ -206,7 +254,8 @@ class Run:
 
     def _kernel_arguments(self):
         arguments = "console=ttyS0 loglevel=5 mitigations=off nokaslr no_timer_check panic=-1 log_buf_len=4M kfence.sample_interval=100"
-        return " ".join([arguments, *self.topology.kernel_args, *self.options.append])
+        reserved = [f"memmap={vram.size}${self.stolen[vram.name]:#x}" for vram in self.topology.vrams if vram.stolen]
+        return " ".join([arguments, *reserved, *self.topology.kernel_args, *self.options.append])
 
     def _storage(self):
         arguments = []
@@ -214,10 +263,18 @@ class Run:
             path = self.path / drive.file_name
             snapshot = "on" if path.is_symlink() else "off"
             arguments += ["-drive", f"file={_escape(path)},if=none,id={drive.file_name},format=raw,cache=unsafe,snapshot={snapshot}"]
-        for vram in self.topology.vrams:
-            path = self.path / vram.file_name
-            arguments += ["-object", f"memory-backend-file,id=mem-{vram.name},mem-path={_escape(path)},size={vram.size},share=on"]
+        if self.stolen:
+            arguments += ["-object", f"memory-backend-file,id=ram,mem-path={_escape(self.path / RAM)},size={self.options.memory},share=on"]
+        for memory in self.memories():
+            arguments += ["-object", memory.backend]
         return arguments
+
+    def memories(self):
+        for vram in self.topology.vrams:
+            file, offset = self._memory_file(vram)
+            backend_name = f"mem-{vram.name}"
+            backend = f"memory-backend-file,id={backend_name},mem-path={_escape(self.path / file)},offset={offset},size={vram.size},share=on"
+            yield hotplug.Memory(vram.name, self.topology.device(vram.name), backend, backend_name)
 
     def _shares(self):
         options = self.options
@@ -235,7 +292,7 @@ class Run:
     def close(self):
         if not self.temporary:
             return
-        for pattern in ("disk-*", "vram-*"):
+        for pattern in ("disk-*", "vram-*", RAM):
             for path in self.path.glob(pattern):
                 path.unlink()
         for folder in ("install", "modules"):
@@ -318,18 +375,20 @@ class Guest:
     def __init__(self, run):
         self.run = run
         self.interactive = run.options.interactive
-        names = ["status", "dmesg"] + (["terminal"] if self.interactive else ["stdout", "stderr"])
+        names = ["status", "dmesg", "machine"] + (["terminal"] if self.interactive else ["stdout", "stderr"])
         pairs = {name: socket.socketpair() for name in names}
         self.ports = {name: ours for name, (ours, _) in pairs.items()}
-        theirs = [far.fileno() for _, far in pairs.values()]
-        arguments = run.qemu_arguments({name: far.fileno() for name, (_, far) in pairs.items()})
+        monitor, far_monitor = socket.socketpair()
+        far_ends = [far for _, far in pairs.values()] + [far_monitor]
+        arguments = run.qemu_arguments({name: far.fileno() for name, (_, far) in pairs.items()}, far_monitor.fileno())
         (run.path / "qemu.cmdline").write_text(shlex.join(arguments) + "\n")
         self.errors = open(run.path / "qemu.log", "wb")
         self.process = subprocess.Popen(
-            arguments, pass_fds=theirs, stdin=subprocess.DEVNULL, stdout=self.errors, stderr=self.errors, preexec_fn=_die_with_parent
+            arguments, pass_fds=[far.fileno() for far in far_ends], stdin=subprocess.DEVNULL, stdout=self.errors, stderr=self.errors, preexec_fn=_die_with_parent
         )
-        for _, far in pairs.values():
+        for far in far_ends:
             far.close()
+        hotplug.HotPlug(self.ports["machine"], monitor, run.memories())
         self.outputs = []
         self.status = b""
         self.dmesg = b""

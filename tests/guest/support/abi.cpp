@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <stdexcept>
@@ -64,7 +65,11 @@ std::string pci_address(std::uint64_t device) {
 }
 
 Fd allocate(std::uint64_t size, std::uint32_t policy) {
-  const Fd node(open(region_node(first_region()).c_str(), O_RDWR | O_CLOEXEC));
+  return allocate_in(first_region(), size, policy);
+}
+
+Fd allocate_in(const dmabridge_region_info& region, std::uint64_t size, std::uint32_t policy) {
+  const Fd node(open(region_node(region).c_str(), O_RDWR | O_CLOEXEC));
   if (!node) throw std::system_error(errno, std::generic_category(), "region node");
   dmabridge_alloc alloc{};
   alloc.size = size;
@@ -111,6 +116,19 @@ Hold hold(int buffer, std::uint32_t placement) {
   argument.placement = placement;
   const int error = call(control(), DMABRIDGE_IOCTL_HOLD, &argument);
   return {error, error == 0 ? Fd(argument.hold_fd) : Fd(), argument.verdict};
+}
+
+Watch watch(int buffer, int eventfd) {
+  dmabridge_watch argument{};
+  argument.fd = buffer;
+  argument.eventfd = eventfd;
+  const int error = call(control(), DMABRIDGE_IOCTL_WATCH, &argument);
+  return {error, error == 0 ? Fd(argument.watch_fd) : Fd(), argument.generation};
+}
+
+int read_event(int watch, dmabridge_event* event) {
+  const ssize_t got = read(watch, event, sizeof(*event));
+  return got < 0 ? -errno : static_cast<int>(got);
 }
 
 Binding bind(int buffer, int target, std::uint32_t policy, std::uint32_t flags) {

@@ -31,7 +31,10 @@ std::string region_node(const dmabridge_region_info& region);
 // "0000:04:00.0", from the ABI's number.
 std::string pci_address(std::uint64_t device);
 
-// A new buffer in the first region. Throws std::system_error.
+// A new buffer. Throws std::system_error.
+Fd allocate_in(const dmabridge_region_info& region, std::uint64_t size,
+               std::uint32_t policy = DMABRIDGE_POLICY_PREFER);
+// In the first region.
 Fd allocate(std::uint64_t size, std::uint32_t policy = DMABRIDGE_POLICY_PREFER);
 
 struct Query {
@@ -52,6 +55,15 @@ struct Hold {
   dmabridge_verdict verdict;
 };
 Hold hold(int buffer, std::uint32_t placement);
+
+struct Watch {
+  int error;
+  Fd fd;
+  std::uint64_t generation;
+};
+Watch watch(int buffer, int eventfd = -1);
+// read(): the bytes it gave, or -errno.
+int read_event(int watch, dmabridge_event* event);
 
 struct Binding {
   int error;  // 0 or -errno

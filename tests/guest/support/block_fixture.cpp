@@ -16,8 +16,14 @@ std::uint64_t Bound::bytes_on_all() const {
 
 Bound BlockTest::make(const std::string& path, std::uint64_t buffer_size, std::uint32_t policy,
                       std::uint32_t bind_flags, int target_flags) {
+  return make_in(first_region(), path, buffer_size, policy, bind_flags, target_flags);
+}
+
+Bound BlockTest::make_in(const dmabridge_region_info& region, const std::string& path,
+                         std::uint64_t buffer_size, std::uint32_t policy, std::uint32_t bind_flags,
+                         int target_flags) {
   Bound bound;
-  bound.buffer = allocate(buffer_size);
+  bound.buffer = allocate_in(region, buffer_size);
   bound.target = open_file(path, target_flags);
   bound.binding = bind(bound.buffer.get(), bound.target.get(), policy, bind_flags);
   return bound;

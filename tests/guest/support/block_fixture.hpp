@@ -21,11 +21,15 @@ struct Bound {
 
 class BlockTest : public GuestTest {
  protected:
-  // target_flags: of open(), O_CLOEXEC is added. Does not fail the test if the kernel refuses: look
-  // at binding.error.
+  // In the first region. target_flags: of open(), O_CLOEXEC is added. Does not fail the test if the
+  // kernel refuses: look at binding.error.
   Bound make(const std::string& path, std::uint64_t buffer_size,
              std::uint32_t policy = DMABRIDGE_POLICY_REQUIRE,
              std::uint32_t bind_flags = DMABRIDGE_BIND_READ, int target_flags = O_RDWR);
+
+  Bound make_in(const dmabridge_region_info& region, const std::string& path,
+                std::uint64_t buffer_size, std::uint32_t policy, std::uint32_t bind_flags,
+                int target_flags);
 
   std::int64_t load(const Bound& bound, std::uint64_t length, std::uint64_t file_offset = 0,
                     std::uint64_t buffer_offset = 0, std::uint32_t piece = 1 << 20);

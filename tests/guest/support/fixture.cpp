@@ -51,11 +51,13 @@ struct Leak {
   bool none() const { return available == size && counted == size && buffers == 0; }
 };
 
-// Twice: by the kernel's pool, and by the exporter's own count.
+// Twice: by the kernel's pool where there is one, and by the exporter's own count.
 Leak look(const dmabridge_region_info& region) {
-  const std::string pool =
-      fmt::format("/sys/bus/pci/devices/{}/p2pmem/available", pci_address(region.device));
-  return {region.size, std::stoull(oracle::read_line(pool)), region.available, region.nr_buffers};
+  std::uint64_t pool = region.available;
+  if (region.kind == DMABRIDGE_REGION_BAR && (region.flags & DMABRIDGE_REGION_HAS_PAGES) != 0)
+    pool = std::stoull(oracle::read_line(
+        fmt::format("/sys/bus/pci/devices/{}/p2pmem/available", pci_address(region.device))));
+  return {region.size, pool, region.available, region.nr_buffers};
 }
 
 }  // namespace

@@ -7,11 +7,11 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <filesystem>
 #include <stdexcept>
 #include <system_error>
 
 #include "machine.hpp"
+#include "named_device.hpp"
 #include "trace.hpp"
 
 namespace dmabridge::test {
@@ -19,17 +19,11 @@ namespace {
 
 constexpr const char* trace_path = "/host/trace.log";
 
-// The topologies have one memory each; its image's name begins with this.
-std::string memory_image() {
-  std::string found;
-  for (const auto& entry : std::filesystem::directory_iterator("/host")) {
-    const std::string name = entry.path().filename();
-    if (!name.starts_with("vram-")) continue;
-    if (!found.empty()) throw std::runtime_error("more than one memory in this topology");
-    found = name;
+dmabridge_region_info region_with_id(std::uint32_t id) {
+  for (const dmabridge_region_info& region : regions()) {
+    if (region.id == id) return region;
   }
-  if (found.empty()) throw std::runtime_error("no memory in this topology");
-  return found;
+  throw std::runtime_error(fmt::format("there is no region {}", id));
 }
 
 }  // namespace
@@ -53,14 +47,15 @@ std::vector<std::byte> host_bytes(int buffer, std::uint64_t offset, std::uint64_
   const Query found = query(buffer);
   if (found.head.placement != DMABRIDGE_PLACEMENT_DEVICE)
     throw std::runtime_error("the buffer is not on its device");
-  const std::string image = memory_image();
+  const HostMemory memory = host_memory(region_with_id(found.head.region_id));
   std::vector<std::byte> bytes;
   std::uint64_t start = 0;  // of the chunk, in the buffer
   for (const dmabridge_chunk& chunk : found.chunks) {
     const std::uint64_t first = std::max(offset, start),
                         last = std::min<std::uint64_t>(offset + length, start + chunk.length);
     if (first < last) {
-      const auto piece = host_read(image, chunk.offset + (first - start), last - first);
+      const auto piece = host_read(
+          memory.file, memory.offset + chunk.offset + (first - start), last - first);
       bytes.insert(bytes.end(), piece.begin(), piece.end());
     }
     start += chunk.length;
@@ -70,8 +65,11 @@ std::vector<std::byte> host_bytes(int buffer, std::uint64_t offset, std::uint64_
   return bytes;
 }
 
-oracle::Window region_window() {
-  const dmabridge_region_info region = first_region();
+oracle::Window region_window(const dmabridge_region_info& region) {
+  if (region.kind == DMABRIDGE_REGION_STOLEN) {
+    const HostMemory memory = host_memory(region);
+    return {memory.stolen.value(), memory.size};
+  }
   return oracle::bar_window(pci_address(region.device), region.bar);
 }
 
@@ -92,8 +90,9 @@ std::vector<oracle::Command> TraceWatch::commands() const {
 }
 
 oracle::Account TraceWatch::account(const Drive& drive, oracle::Operation operation,
-                                    const std::vector<oracle::Extent>& extents) const {
-  return oracle::account(commands(), {drive.nsid, operation, extents, region_window()});
+                                    const std::vector<oracle::Extent>& extents,
+                                    const oracle::Window& window) const {
+  return oracle::account(commands(), {drive.nsid, operation, extents, window});
 }
 
 }  // namespace dmabridge::test

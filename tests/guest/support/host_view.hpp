@@ -22,8 +22,8 @@ std::vector<std::byte> host_read(const std::string& name, std::uint64_t offset,
 // that the kernel gives. Throws std::runtime_error if the buffer is not on the device.
 std::vector<std::byte> host_bytes(int buffer, std::uint64_t offset, std::uint64_t length);
 
-// Address window of the first region's BAR.
-oracle::Window region_window();
+// Where drives reach a region: the addresses of its BAR, or, if it is stolen, of its RAM.
+oracle::Window region_window(const dmabridge_region_info& region = first_region());
 
 // Drives' commands from a moment on.
 class TraceWatch {
@@ -35,7 +35,8 @@ class TraceWatch {
   std::vector<oracle::Command> commands() const;
   // What this drive did to these extents since the start.
   oracle::Account account(const Drive& drive, oracle::Operation operation,
-                          const std::vector<oracle::Extent>& extents) const;
+                          const std::vector<oracle::Extent>& extents,
+                          const oracle::Window& window = region_window()) const;
 
  private:
   std::uint64_t begin_ = 0;
