@@ -585,7 +585,7 @@ TEST_F(Unbind, BufferInSystemMemoryWithIoThatNeverEnds) {
   EXPECT_TRUE(eventually([&] { return fuse.reads() > 0; })) << "the command reads nothing";
 
   std::future<int> unbound = std::async(std::launch::async, [&] { return unbind(); });
-  EXPECT_EQ(unbound.wait_for(std::chrono::seconds(5)), std::future_status::ready)
+  EXPECT_EQ(unbound.wait_for(patience(std::chrono::seconds(5))), std::future_status::ready)
       << "unbinding waits for the I/O";
   int result = 0;
   EXPECT_FALSE(ring.wait_for(100, &result)) << "it has ended; result " << result;

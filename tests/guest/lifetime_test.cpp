@@ -128,7 +128,7 @@ TEST_P(Lifetime, UnbindInMidLoad) {
   ASSERT_TRUE(eventually([&] { return counter_ > 20; })) << "it does not load";
   const auto start = std::chrono::steady_clock::now();
   ASSERT_EQ(write_text(driver_ + "/unbind", address_), 0);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10))
+  EXPECT_LT(std::chrono::steady_clock::now() - start, patience(std::chrono::seconds(10)))
       << "unbinding waits for something";
   int status = 0;
   ASSERT_TRUE(ends(child, &status)) << "the loader hangs";
@@ -265,7 +265,7 @@ TEST_P(Frozen, UnbindWhileAWriteWaits) {
 
   std::future<int> unbound =
       std::async(std::launch::async, [&] { return write_text(driver_ + "/unbind", address_); });
-  EXPECT_EQ(unbound.wait_for(std::chrono::seconds(5)), std::future_status::ready)
+  EXPECT_EQ(unbound.wait_for(patience(std::chrono::seconds(5))), std::future_status::ready)
       << "unbinding waits for the thaw";
   ASSERT_EQ(freeze.thaw(), 0);
   EXPECT_EQ(unbound.get(), 0);

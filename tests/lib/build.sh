@@ -1,29 +1,13 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: MIT
 #
-# Builds the project inside the tree. Sourced after tree.sh. What a build leaves, under BUILD in the cache:
+# Builds the project inside the tree. Sourced after kernel.sh. What a build leaves, under BUILD in the cache:
 #   meson/             user space, and the tests
 #   modules/KERNEL/    kernel modules (tests/lib/build-modules.sh)
 #   install/           the installed project; its prefix is /opt/dmabridge
 
 # set_build: the folder depends on the checkout and the tree, so that several of each can live side by side.
 set_build() { BUILD=$CACHE/build/$(printf %s "$CHECKOUT" | sha256sum | cut -c1-8)-$TREE_KEY; }
-
-list_kernels() {
-    local dir
-    for dir in "$TREE"/lib/modules/*/; do
-        dir=${dir%/}
-        [[ ! -e $TREE/boot/vmlinuz-${dir##*/} ]] || echo "${dir##*/}"
-    done | sort -V
-}
-
-# select_kernel [VERSION]: sets KERNEL to the one asked for, or to the newest.
-select_kernel() {
-    local kernels
-    kernels=$(list_kernels)
-    KERNEL=${1:-$(tail -n 1 <<<"$kernels")}
-    grep -qxF -- "$KERNEL" <<<"$kernels" || die "no kernel '$KERNEL' in the tree" "choose one of: $(paste -sd' ' <<<"$kernels")"
-}
 
 # need_build [--no-modules] [--tests]: brings user space, and the modules for KERNEL, up to date; the tests only if asked.
 need_build() {

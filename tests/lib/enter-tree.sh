@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# enter-tree.sh TREE MOUNTPOINT CWD BUILD N PATH... COMMAND...: the inside of enter_tree (tree.sh). Runs in a mount namespace of its own, so that
-# no mount is ever left on the host. The tree is the read-only lower layer; what is written goes to memory.
+# enter-tree.sh LAYERS MOUNTPOINT CWD BUILD N PATH... COMMAND...: the inside of enter_tree (tree.sh). Runs in a mount namespace of its own, so that
+# no mount is ever left on the host. LAYERS are the tree, and what lies over it (LAYER:TREE): read-only; what is written goes to memory.
 set -euo pipefail
-tree=$1 mountpoint=$2 cwd=$3 build=$4 count=$5
+layers=$1 mountpoint=$2 cwd=$3 build=$4 count=$5
 shift 5
 binds=("${@:1:count}")
 shift "$count"
@@ -14,7 +14,7 @@ fail() { echo "workbench: error: $*" >&2; exit 126; }
 mount -t tmpfs -o mode=0755 dmabridge "$mountpoint" || fail "cannot mount a tmpfs in a mount namespace; a container must allow mounts (e.g. --privileged)"
 mkdir "$mountpoint"/{upper,work,root}
 root=$mountpoint/root
-options=lowerdir=$tree,upperdir=$mountpoint/upper,workdir=$mountpoint/work
+options=lowerdir=$layers,upperdir=$mountpoint/upper,workdir=$mountpoint/work
 mount -t overlay -o "$options" dmabridge "$root" 2>/dev/null ||
     mount -t overlay -o "$options,userxattr" dmabridge "$root" ||
     fail "this kernel or container does not allow overlayfs, which protects the tree from changes; see 'dmesg'"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 #
-# First program of a guest, in the initial RAM disk (busybox). Puts the tree, read-only by 9p, under a layer in memory,
+# First program of a guest, in the initial RAM disk (busybox). Puts the tree (and the kernel's layer, if it has one), read-only by 9p, under one in memory,
 # adds the shares, and hands over to guest-run.sh inside it.
 bb=/bin/busybox
 for command in mount mkdir insmod cp switch_root; do eval "$command() { $bb $command \"\$@\"; }"; done
@@ -24,14 +24,20 @@ done </modules/order
 
 share() { mount -t 9p -o "trans=virtio,version=9p2000.L,msize=262144,$3" "$1" "$2" || give_up "cannot mount the share $1"; }
 
+share host /host ro,cache=none
+# shellcheck source=/dev/null
+. /host/guest.env
 share tree /lower ro,cache=loose
+layers=/lower
+if [ -n "$HAVE_KERNEL_LAYER" ]; then
+    share kernel /kernel ro,cache=loose
+    layers=/kernel:/lower
+fi
 mount -t tmpfs -o mode=0755 rw /rw
 mkdir /rw/upper /rw/work
-mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work root /new || give_up "cannot mount the root file system"
+mount -t overlay -o lowerdir=$layers,upperdir=/rw/upper,workdir=/rw/work root /new || give_up "cannot mount the root file system"
 mkdir -p /new/host /new/src /new/build /new/share /new/opt/dmabridge
-share host /new/host ro,cache=none
-# shellcheck source=/dev/null
-. /new/host/guest.env
+mount -o move /host /new/host
 share src /new/src ro,cache=mmap
 if [ -n "$HAVE_BUILD" ]; then
     share build /new/build ro,cache=mmap

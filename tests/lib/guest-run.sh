@@ -28,6 +28,18 @@ finish() {
 }
 give_up() { finish "failed $*"; }
 
+# On a kernel with kmemleak: what nothing points to any more goes to the kernel log, and so fails the run. An object has to be 5 seconds old to be suspected,
+# and unchanged from one scan to the next.
+scan_for_leaks() {
+    kmemleak=/sys/kernel/debug/kmemleak
+    [ -e "$kmemleak" ] || return 0
+    echo 1 >/sys/module/kmemleak/parameters/verbose
+    sleep 6
+    # Ends with an error if kmemleak has given up; it has logged why.
+    echo scan >"$kmemleak"
+    echo scan >"$kmemleak"
+}
+
 mkdir -p /dev/shm /dev/pts
 mount -t tmpfs -o mode=1777 shm /dev/shm
 mount -t devpts -o gid=5,mode=620,ptmxmode=666 pts /dev/pts
@@ -41,7 +53,7 @@ ln -s /proc/self/fd/2 /dev/stderr
 ip link set lo up
 hostname guest
 # A hung process shows in the kernel log, and so fails the run, well before the run's time limit.
-echo 20 >/proc/sys/kernel/hung_task_timeout_secs
+echo $((20 * SLOWNESS)) >/proc/sys/kernel/hung_task_timeout_secs
 echo 1 >/proc/sys/kernel/panic_on_oops
 
 [ ! -d /host/install ] || mount --bind /host/install /opt/dmabridge || give_up "cannot mount the installed project"
@@ -80,7 +92,7 @@ while :; do
     for entry; do [ ! -e "$entry" ] || count=$((count + 1)); done
     [ "$count" -lt "$DRIVES" ] || break
     tries=$((tries + 1))
-    [ "$tries" -lt 300 ] || give_up "only $count of $DRIVES drives appeared"
+    [ "$tries" -lt $((300 * SLOWNESS)) ] || give_up "only $count of $DRIVES drives appeared"
     sleep 0.1
 done
 
@@ -104,4 +116,5 @@ else
     (sleep 5; kill "$stdout" "$stderr") 2>/dev/null 9>&- &
     wait "$stdout" "$stderr"
 fi
+scan_for_leaks
 finish "exit $status"

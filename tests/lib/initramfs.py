@@ -32,7 +32,7 @@ def path_for(cache, kernel):
 
 def _archive(kernel, busybox, init):
     archive = _Cpio()
-    for folder in ("bin", "dev", "proc", "sys", "modules", "lower", "rw", "new"):
+    for folder in ("bin", "dev", "proc", "sys", "modules", "host", "lower", "kernel", "rw", "new"):
         archive.add(folder, stat.S_IFDIR | 0o755)
     archive.add("bin/busybox", stat.S_IFREG | 0o755, busybox)
     archive.add("bin/sh", stat.S_IFLNK | 0o777, b"busybox")

@@ -10,10 +10,18 @@ SPLAT = re.compile(
     rb"|page still referenced|Bad page (?:state|map|cache)|page allocation failure|slab-(?:out-of-bounds|use-after-free)"
     rb"|possible (?:circular locking|recursive locking|irq lock inversion|deadlock)|inconsistent lock state|suspicious RCU usage"
     rb"|rcu: INFO: |blocked for more than \d+ seconds|soft lockup|hard LOCKUP|scheduling while atomic"
+    rb"|INFO: (?:trying to register|possible )|bad unlock balance|lock held when returning|held lock freed"
+    rb"|kmemleak: |ODEBUG: |turning off the locking correctness validator|lockdep is turned off|page dumped because"
     rb"|sleeping function called|Freeing .* with outstanding|cut here|Modules linked in|tainted by|[Uu]se-after-free"
 )
-# "KFENCE" and the others above also name themselves when they start.
-START_UP = re.compile(rb"kfence: initialized|kfence: using")
+# "KFENCE" and the others above also name themselves when they start, say that they are at work, or were switched off on purpose.
+# What they say when they give up is a fault: nothing is proved by a check that no longer runs.
+START_UP = re.compile(
+    rb"kfence: initialized|kfence: using"
+    rb"|DMA-API: (?:preallocated \d+ debug entries|debugging enabled by kernel config|debugging disabled on kernel command line|dma_debug_entry pool grown)"
+    rb"|RCU callback double-/use-after-free debug is enabled"
+    rb"|kmemleak: (?:Kernel memory leak detector initialized|Automatic memory scanning thread)"
+)
 
 
 def splats(log):

@@ -115,7 +115,7 @@ remove_tree() {
 }
 
 # enter_tree [--exec] [--bind PATH]... -- COMMAND...: runs COMMAND in the tree, with the checkout, the cache and each PATH where they are on the
-# host. Everything else that it writes is gone when it ends. With --exec it takes this shell's place.
+# host, and the files of KERNEL_LAYER if one is selected. Everything else that it writes is gone when it ends. With --exec it takes this shell's place.
 enter_tree() {
     local binds=("$CHECKOUT" "$CACHE") exec='' enter
     while [[ $1 != -- ]]; do
@@ -131,5 +131,5 @@ enter_tree() {
     userns) enter=("${ROOTLESS[@]}") ;;
     esac
     mkdir -p "$CACHE/mnt"
-    $exec "${enter[@]}" bash "$LIB/enter-tree.sh" "$TREE" "$CACHE/mnt" "$PWD" "${BUILD:-}" "${#binds[@]}" "${binds[@]}" "$@"
+    $exec "${enter[@]}" bash "$LIB/enter-tree.sh" "${KERNEL_LAYER:+$KERNEL_LAYER:}$TREE" "$CACHE/mnt" "$PWD" "${BUILD:-}" "${#binds[@]}" "${binds[@]}" "$@"
 }

@@ -57,10 +57,12 @@ def say(message):
 
 def parse_arguments():
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    for name in ("cache", "checkout", "tree", "tree-key", "build", "kernel", "topology", "memory", "share", "trace", "run-dir", "accel"):
-        parser.add_argument(f"--{name}", required=name not in ("share", "trace", "run-dir", "build"))
+    for name in ("cache", "checkout", "tree", "tree-key", "build", "kernel", "kernel-layer", "topology", "memory", "share", "trace", "run-dir", "accel"):
+        parser.add_argument(f"--{name}", required=name not in ("share", "trace", "run-dir", "build", "kernel-layer"))
     parser.add_argument("--cpus", type=int, required=True)
     parser.add_argument("--timeout", type=int, required=True)
+    # How many times longer than usual the kernel may take for everything.
+    parser.add_argument("--slowness", type=int, required=True)
     parser.add_argument("--disk", action="append", default=[])
     parser.add_argument("--append", action="append", default=[])
     for name in ("interactive", "modules"):
@@ -69,7 +71,7 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def kvm_works(cache, kernel):
+def kvm_works(cache, kernel, slowness):
     """Whether KVM can run a guest here. /dev/kvm may exist, and even make a virtual machine, where it cannot: without permission,
     or nested in something that does not emulate enough. So a guest is booted once per boot of the host."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -84,15 +86,15 @@ def kvm_works(cache, kernel):
         command = ["qemu-system-x86_64", "-nodefaults", "-no-reboot", "-display", "none", "-M", "q35", "-accel", "kvm", "-cpu", "max"]
         command += ["-m", "1G", "-kernel", f"/boot/vmlinuz-{kernel}", "-initrd", str(initramfs.path_for(cache, kernel))]
         command += ["-append", "console=ttyS0 panic=-1 no_timer_check -- probe", "-serial", "stdio"]
-        works = _boots(command)
+        works = _boots(command, KVM_PROBE_S * slowness)
         say("KVM works" if works else "KVM exists but cannot run a guest; going on without it (TCG, slower)")
         verdict.write_text("works" if works else "broken")
     return verdict.read_text() == "works"
 
 
-def _boots(command):
+def _boots(command, limit):
     qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent)
-    timer = threading.Timer(KVM_PROBE_S, qemu.kill)
+    timer = threading.Timer(limit, qemu.kill)
     timer.start()
     try:
         for line in qemu.stdout:
@@ -191,7 +193,7 @@ class Run:
         options = self.options
         kept = {name: value for name, value in os.environ.items() if name.startswith(("DMABRIDGE_", "GTEST_")) or name == "TERM"}
         lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(kept.items())]
-        lines += [f"export DMABRIDGE_TOPOLOGY={self.topology.name}", f"exec {shlex.join(options.command)}"]
+        lines += [f"export DMABRIDGE_TOPOLOGY={self.topology.name}", f"export DMABRIDGE_SLOWNESS={options.slowness}", f"exec {shlex.join(options.command)}"]
         (self.path / "command").write_text("\n".join(lines) + "\n")
         terminal = ""
         if options.interactive:
@@ -200,12 +202,14 @@ class Run:
         flags = {
             "HAVE_BUILD": options.build,
             "HAVE_SHARE": options.share,
+            "HAVE_KERNEL_LAYER": options.kernel_layer,
             "LOAD_MODULES": options.modules,
             "INTERACTIVE": options.interactive,
         }
         environment = {name: "1" if value else "" for name, value in flags.items()}
         stolen = [f"{self.topology.places[name]}@{start:#x}" for name, start in self.stolen.items()]
         environment |= {"DRIVES": str(len(self.topology.drives)), "TERMINAL_SIZE": terminal, "STOLEN": " ".join(stolen)}
+        environment |= {"SLOWNESS": str(options.slowness)}
         (self.path / "guest.env").write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in environment.items()))
 
     def _snapshot_build(self):
@@ -221,7 +225,7 @@ class Run:
         options, topology = self.options, self.topology
         accelerator = options.accel
         if accelerator != "tcg":
-            works = kvm_works(options.cache, options.kernel)
+            works = kvm_works(options.cache, options.kernel, options.slowness)
             if accelerator == "kvm" and not works:
                 raise SetupError("--accel kvm: KVM cannot run a guest here (/dev/kvm is missing, forbidden, or lacks what a guest needs)")
             accelerator = "kvm" if works else "tcg"
@@ -283,6 +287,8 @@ class Run:
             shares.append(("build", options.build, "on"))
         if options.share:
             shares.append(("share", options.share, "off"))
+        if options.kernel_layer:
+            shares.append(("kernel", options.kernel_layer, "on"))
         return shares
 
     def log(self, name):
@@ -409,7 +415,7 @@ class Guest:
                     killed = "interrupted"
                 elif timeout and now - start > timeout:
                     killed = "timeout"
-                elif fault_seen is not None and now - fault_seen > GRACE_S:
+                elif fault_seen is not None and now - fault_seen > GRACE_S * self.run.options.slowness:
                     killed = "fault"
                 if killed:
                     self.kill()

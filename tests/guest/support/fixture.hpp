@@ -11,6 +11,7 @@
 #include "drives.hpp"
 #include "host_view.hpp"
 #include "mapping.hpp"
+#include "patience.hpp"
 #include "ring.hpp"
 
 namespace dmabridge::test {
@@ -24,8 +25,8 @@ class GuestTest : public testing::Test {
   void TearDown() override;
 };
 
-// Polls until the condition holds; false if it never did in this time. For what the kernel finishes
-// in the background.
+// Polls until the condition holds; false if it never did in this time (see patience). For what the
+// kernel finishes in the background.
 bool eventually(const std::function<bool()>& condition,
                 std::chrono::milliseconds limit = std::chrono::seconds(10));
 

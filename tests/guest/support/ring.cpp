@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <system_error>
 
+#include "patience.hpp"
+
 namespace dmabridge::test {
 
 Ring::Ring(unsigned entries, unsigned flags) {
@@ -44,8 +46,8 @@ int Ring::wait(std::uint64_t* user_data) {
 }
 
 bool Ring::wait_for(unsigned milliseconds, int* result) {
-  __kernel_timespec time{milliseconds / 1000,
-                         static_cast<long long>(milliseconds % 1000) * 1000000};
+  const auto limit = patience(std::chrono::milliseconds(milliseconds)).count();
+  __kernel_timespec time{limit / 1000, limit % 1000 * 1000000};
   io_uring_cqe* cqe = nullptr;
   const int error = io_uring_wait_cqe_timeout(&ring_, &cqe, &time);
   if (error == -ETIME) return false;

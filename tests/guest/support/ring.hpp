@@ -26,7 +26,7 @@ class Ring {
   void submit();
   // Result of the next completion, in any order. user_data: its mark, if wanted.
   int wait(std::uint64_t* user_data = nullptr);
-  // The same, but gives false if nothing completes in this time.
+  // The same, but gives false if nothing completes in this time (see patience).
   bool wait_for(unsigned milliseconds, int* result);
 
   // Queues a binding's command. The entry may still be changed.
