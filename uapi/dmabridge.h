@@ -98,7 +98,7 @@ enum dmabridge_reason_code {
 	DMABRIDGE_REASON_SYSTEM_REGION		= 15,	/* its region is system memory: there is no device memory */
 	DMABRIDGE_REASON_EVICTED		= 16,	/* moved to system memory by the driver of its device */
 	DMABRIDGE_REASON_SUSPENDED		= 17,	/* the driver lets nothing onto its device for now */
-	DMABRIDGE_REASON_COPY_FAILED		= 18,	/* the device's copy engine; value: -errno */
+	DMABRIDGE_REASON_COPY_FAILED		= 18,	/* the device's copy engine; value: errno, positive */
 
 	/* the importer */
 	DMABRIDGE_REASON_STATIC_IMPORTER	= 20,	/* dma_buf_attach(): cannot follow a move */
