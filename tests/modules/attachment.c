@@ -19,6 +19,7 @@
 #include <linux/dma-mapping.h>
 #include <linux/dma-resv.h>
 #include <linux/fs.h>
+#include <linux/iommu.h>
 #include <linux/module.h>
 #include <linux/scatterlist.h>
 #include <linux/sched/signal.h>
@@ -270,16 +271,23 @@ static long unmap_ioctl(struct attachment *attachment, u32 __user *user_id)
 	return mapping ? 0 : -ENOENT;
 }
 
-static void describe(const struct mapping *mapping, struct test_importer_sg *arg,
-		     struct test_importer_segment *to)
+static void describe(const struct attachment *attachment, const struct mapping *mapping,
+		     struct test_importer_sg *arg, struct test_importer_segment *to)
 {
 	struct sg_table *sgt = mapping->sgt;
+	const struct mapping *other;
 	struct scatterlist *sg;
 	unsigned int i;
 
 	arg->nents = sgt->nents;
 	arg->orig_nents = sgt->orig_nents;
 	arg->invalidations = mapping->invalidations;
+	/* Then what importers see are copies, without the CPU's side. */
+	if (IS_ENABLED(CONFIG_DMABUF_DEBUG))
+		arg->same_as = TEST_IMPORTER_HIDDEN;
+	list_for_each_entry(other, &attachment->mappings, node)
+		if (other != mapping && other->sgt == sgt)
+			arg->same_as = other->id;
 	for_each_sgtable_dma_sg(sgt, sg, i) {
 		if (i == arg->max)
 			break;
@@ -301,7 +309,7 @@ static long sg_ioctl(struct attachment *attachment, void __user *user_arg)
 
 	if (copy_from_user(&arg, user_arg, sizeof(arg)))
 		return -EFAULT;
-	if (arg.__reserved || arg.max > SZ_1M)
+	if (arg.same_as || arg.max > SZ_1M)
 		return -EINVAL;
 	segments = kvzalloc_objs(*segments, arg.max ?: 1);
 	if (!segments)
@@ -311,7 +319,7 @@ static long sg_ioctl(struct attachment *attachment, void __user *user_arg)
 		goto free;
 	mapping = find(attachment, arg.id);
 	if (mapping)
-		describe(mapping, &arg, segments);
+		describe(attachment, mapping, &arg, segments);
 	else
 		ret = -ENOENT;
 	dma_resv_unlock(resv);
@@ -437,6 +445,21 @@ static long bench_ioctl(struct attachment *attachment, void __user *user_arg)
 	return copy_to_user(user_arg, &arg, sizeof(arg)) ? -EFAULT : 0;
 }
 
+static long translate_ioctl(struct attachment *attachment, void __user *user_arg)
+{
+	struct iommu_domain *domain = iommu_get_domain_for_dev(attachment->client.dev);
+	struct test_importer_translate arg;
+
+	if (copy_from_user(&arg, user_arg, sizeof(arg)))
+		return -EFAULT;
+	if (arg.phys)
+		return -EINVAL;
+	if (!domain)
+		return -ENODEV;
+	arg.phys = iommu_iova_to_phys(domain, arg.address);
+	return copy_to_user(user_arg, &arg, sizeof(arg)) ? -EFAULT : 0;
+}
+
 static long attachment_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct attachment *attachment = file->private_data;
@@ -462,6 +485,8 @@ static long attachment_ioctl(struct file *file, unsigned int cmd, unsigned long 
 		return 0;
 	case TEST_IMPORTER_IOCTL_BENCH:
 		return bench_ioctl(attachment, user_arg);
+	case TEST_IMPORTER_IOCTL_TRANSLATE:
+		return translate_ioctl(attachment, user_arg);
 	default:
 		return -ENOTTY;
 	}

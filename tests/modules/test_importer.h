@@ -108,8 +108,10 @@ struct test_importer_sg {
 	__u32 nents;			/* out: pieces, which may be more than max */
 	__u32 orig_nents;		/* out: entries of the table's CPU side */
 	__u32 invalidations;		/* out: seen while it was mapped */
-	__u32 __reserved;
+	__u32 same_as;			/* out: another mapping with this very table; 0: none */
 };
+/* same_as, where CONFIG_DMABUF_DEBUG hides the tables: has_page says nothing either. */
+#define TEST_IMPORTER_HIDDEN	(~0U)
 
 /* Also while somebody holds the dma-buf's reservation. */
 struct test_importer_events {
@@ -130,6 +132,12 @@ struct test_importer_bench {
 	__u32 __reserved;
 };
 
+/* Where a DMA address of the client's leads, by the tables of its IOMMU. */
+struct test_importer_translate {
+	__u64 address;			/* in */
+	__u64 phys;			/* out; 0: nowhere */
+};
+
 #define TEST_IMPORTER_IOC	0xDC
 
 #define TEST_IMPORTER_IOCTL_ATTACH	_IOWR(TEST_IMPORTER_IOC, 0x00, struct test_importer_attach)
@@ -145,5 +153,7 @@ struct test_importer_bench {
 /* Signals all that this attachment has put there. */
 #define TEST_IMPORTER_IOCTL_SIGNAL	_IO(TEST_IMPORTER_IOC, 0x47)
 #define TEST_IMPORTER_IOCTL_BENCH	_IOWR(TEST_IMPORTER_IOC, 0x48, struct test_importer_bench)
+/* -ENODEV: no IOMMU */
+#define TEST_IMPORTER_IOCTL_TRANSLATE	_IOWR(TEST_IMPORTER_IOC, 0x49, struct test_importer_translate)
 
 #endif /* _DMABRIDGE_TEST_IMPORTER_H */

@@ -13,7 +13,10 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <stdexcept>
 #include <system_error>
+
+#include "fixture.hpp"
 
 namespace dmabridge::test {
 namespace {
@@ -70,9 +73,16 @@ void answer_open(int device, std::uint64_t unique) {
   answer(device, unique, 0, &out, sizeof(out));
 }
 
+// Where fuse is a module its node appears with it.
+Fd open_fuse() {
+  const Output loaded = shell("modprobe fuse");
+  if (loaded.status != 0) throw std::runtime_error(loaded.text);
+  return open_file("/dev/fuse", O_RDWR);
+}
+
 }  // namespace
 
-SilentFuse::SilentFuse() : device_(open_file("/dev/fuse", O_RDWR)), stop_(eventfd(0, EFD_CLOEXEC)) {
+SilentFuse::SilentFuse() : device_(open_fuse()), stop_(eventfd(0, EFD_CLOEXEC)) {
   if (!stop_) throw std::system_error(errno, std::generic_category(), "eventfd");
   // Does not wait for the answer to FUSE_INIT.
   mount_.emplace("silent", "fuse",

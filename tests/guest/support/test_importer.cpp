@@ -92,6 +92,7 @@ int Attachment::table(std::uint32_t id, Table* table) const {
     argument.id = id;
     argument.max = room;
     argument.segments = reinterpret_cast<std::uintptr_t>(table->segments.data());
+    argument.same_as = 0;
     const int error = call(fd_.get(), TEST_IMPORTER_IOCTL_SG, &argument);
     if (error != 0) return error;
     if (argument.nents <= room) break;
@@ -100,6 +101,7 @@ int Attachment::table(std::uint32_t id, Table* table) const {
   table->segments.resize(argument.nents);
   table->orig_nents = argument.orig_nents;
   table->invalidations = argument.invalidations;
+  table->same_as = argument.same_as;
   return 0;
 }
 
@@ -137,6 +139,14 @@ test_importer_bench Attachment::bench(std::uint32_t rounds, std::uint32_t direct
   argument.rounds = rounds;
   check(call(fd_.get(), TEST_IMPORTER_IOCTL_BENCH, &argument), "TEST_IMPORTER_IOCTL_BENCH");
   return argument;
+}
+
+std::uint64_t Attachment::translate(std::uint64_t address) const {
+  test_importer_translate argument{address, 0};
+  const int error = call(fd_.get(), TEST_IMPORTER_IOCTL_TRANSLATE, &argument);
+  if (error == -ENODEV) return address;
+  check(error, "TEST_IMPORTER_IOCTL_TRANSLATE");
+  return argument.phys;
 }
 
 Attached attach(int buffer, const ImporterKind& kind, const Client& client,

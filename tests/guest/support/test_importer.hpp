@@ -48,7 +48,10 @@ struct Table {
   std::vector<test_importer_segment> segments;
   std::uint32_t orig_nents;
   std::uint32_t invalidations;  // since it was mapped
+  std::uint32_t same_as;        // another mapping with this very table; 0: none
 
+  // Whether the kernel hides whose table it is, and what pages it has.
+  bool hidden() const { return same_as == TEST_IMPORTER_HIDDEN; }
   std::uint64_t length() const;
   bool has_pages() const;
 };
@@ -78,6 +81,9 @@ class Attachment {
   void signal();
   test_importer_bench bench(std::uint32_t rounds,
                             std::uint32_t direction = TEST_IMPORTER_BIDIRECTIONAL);
+  // Physical address that the device gets to by a DMA address; 0: none. Without an IOMMU they are
+  // the same.
+  std::uint64_t translate(std::uint64_t address) const;
 
  private:
   Fd fd_;

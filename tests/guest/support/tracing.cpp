@@ -13,23 +13,30 @@
 
 namespace dmabridge::test {
 
-Tracing::Tracing() : path_(fmt::format("/sys/kernel/tracing/instances/test-{}", getpid())) {
+Tracing::Tracing(const std::string& subsystem, pid_t thread)
+    : path_(fmt::format("/sys/kernel/tracing/instances/test-{}", getpid())),
+      events_(fmt::format("{}/events/{}", path_, subsystem)) {
   if (mkdir(path_.c_str(), 0700) != 0)
     throw std::system_error(errno, std::generic_category(), path_);
-  const int error = write_text(path_ + "/events/dmabridge/enable", "1");
+  int error = thread == 0 ? 0 : write_text(path_ + "/set_event_pid", std::to_string(thread));
+  if (error == 0) error = write_text(events_ + "/enable", "1");
   if (error != 0) {
-    rmdir(path_.c_str());
-    throw std::system_error(-error, std::generic_category(), path_ + "/events/dmabridge/enable");
+    end();
+    throw std::system_error(-error, std::generic_category(), events_);
   }
 }
 
 Tracing::~Tracing() {
-  write_text(path_ + "/events/dmabridge/enable", "0");
+  end();
+}
+
+void Tracing::end() noexcept {
+  write_text(events_ + "/enable", "0");
   rmdir(path_.c_str());
 }
 
 int Tracing::filter(const std::string& event, const std::string& text) {
-  return write_text(fmt::format("{}/events/dmabridge/{}/filter", path_, event), text);
+  return write_text(fmt::format("{}/{}/filter", events_, event), text);
 }
 
 std::vector<std::string> Tracing::events(const std::string& name) const {

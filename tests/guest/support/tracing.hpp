@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 //
-// The tracepoints of the module.
+// The tracepoints of the module, or of another part of the kernel.
 #pragma once
+
+#include <sys/types.h>
 
 #include <string>
 #include <vector>
@@ -11,8 +13,8 @@ namespace dmabridge::test {
 // Records them from its making on, in an instance of tracefs that is its own.
 class Tracing {
  public:
-  // Throws std::system_error.
-  Tracing();
+  // thread: only what it does itself; 0: all. Throws std::system_error.
+  explicit Tracing(const std::string& subsystem = "dmabridge", pid_t thread = 0);
   ~Tracing();
   Tracing(const Tracing&) = delete;
   Tracing& operator=(const Tracing&) = delete;
@@ -23,7 +25,9 @@ class Tracing {
   std::vector<std::string> events(const std::string& name) const;
 
  private:
-  std::string path_;
+  void end() noexcept;
+
+  std::string path_, events_;
 };
 
 }  // namespace dmabridge::test
