@@ -184,8 +184,7 @@ static int export_buffer(struct dmabridge_buffer *buffer)
 }
 
 /* Under region->entry: the region stays alive until the buffer is on its list. */
-static struct dmabridge_buffer *create(struct dmabridge_region *region, u64 size,
-						 u32 policy)
+static struct dmabridge_buffer *create(struct dmabridge_region *region, u64 size, u32 policy)
 {
 	u32 placement = policy == DMABRIDGE_POLICY_FORBID || !region->memory ?
 			DMABRIDGE_PLACEMENT_SYSTEM : DMABRIDGE_PLACEMENT_DEVICE;
@@ -245,6 +244,9 @@ struct dmabridge_buffer *dmabridge_buffer_create(struct dmabridge_region *region
 
 	if (!size || !PAGE_ALIGNED(size) || !dmabridge_combine_policies(policy, policy))
 		return ERR_PTR(-EINVAL);
+	/* A buffer that insists on device memory, where there is none. */
+	if (policy == DMABRIDGE_POLICY_REQUIRE && !region->memory)
+		return ERR_PTR(-EOPNOTSUPP);
 	/* Nor in system memory: it could never go to the device. */
 	if (size > region->size)
 		return ERR_PTR(-ENOSPC);

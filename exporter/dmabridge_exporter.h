@@ -206,7 +206,7 @@ struct dmabridge_region *dmabridge_register_stolen(struct pci_dev *pdev,
  * @desc: copied; limit must be set
  *
  * For a device without memory of its own: its users get the same buffers, nodes
- * and queries. Nothing is ever P2P.
+ * and queries. Nothing is ever P2P, and a buffer of policy REQUIRE is refused.
  *
  * Return: the region; -EINVAL: no limit; others as of dmabridge_register_bar().
  */
@@ -234,16 +234,20 @@ void dmabridge_unregister(struct dmabridge_region *region);
  * dmabridge_revoke_all() - the device's memory is lost, or about to be
  * @region: goes on to exist
  *
- * For reset_prepare() and error_detected(). Revokes every buffer, and hands out no
- * memory until dmabridge_recovered(). Waits for no I/O, as that of other devices
- * in the same recovery ends only after this one has answered: DMA to the BAR may
- * be under way until then, and gets what the device gives.
+ * For reset_prepare(), and for error_detected() and slot_reset(): a device that can
+ * go on is reset all the same if another in the same recovery cannot, and is told
+ * only by the latter. Revokes every buffer, and hands out no memory until
+ * dmabridge_recovered(); a second call before that finds nothing left to do.
+ *
+ * Waits for no I/O, as that of other devices in the same recovery ends only after
+ * this one has answered: DMA to the BAR may be under way until then, and gets what
+ * the device gives.
  */
 void dmabridge_revoke_all(struct dmabridge_region *region);
 
 /**
  * dmabridge_recovered() - the device works again
- * @region: revoked by dmabridge_revoke_all()
+ * @region: revoked by dmabridge_revoke_all(), or else nothing is done
  *
  * For reset_done() and resume() of an error handler. Memory is to be had again once
  * everybody has let go of the buffers that were revoked, which this does not wait
@@ -291,8 +295,9 @@ void dmabridge_resume(struct dmabridge_region *region);
  *
  * Return: the buffer, with the caller's one reference, to be dropped with
  * dmabridge_buffer_put() or given to user space with dma_buf_fd() on
- * dmabridge_buffer_dma_buf(); -ENOSPC: no device memory; -EBUSY: suspended;
- * -ENODEV: unregistered; -EINTR: a fatal signal; -EINVAL; -ENOMEM.
+ * dmabridge_buffer_dma_buf(); -ENOSPC: no device memory; -EOPNOTSUPP: REQUIRE in a
+ * system region; -EBUSY: suspended; -ENODEV: unregistered; -EINTR: a fatal signal;
+ * -EINVAL; -ENOMEM.
  */
 struct dmabridge_buffer *dmabridge_buffer_create(struct dmabridge_region *region, u64 size,
 						 u32 policy);

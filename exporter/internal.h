@@ -79,7 +79,8 @@ struct dmabridge_memory_ops {
  * driver until it unregisters, by buffers, and by opened nodes.
  */
 #define STOP_SUSPENDED	BIT(0)
-#define STOP_LOST	BIT(1)
+#define STOP_LOST	BIT(1)	/* until the driver says that the device has recovered */
+#define STOP_REVOKED	BIT(2)	/* until everybody has let go of what was lost */
 
 struct dmabridge_region {
 	struct device dev;
@@ -115,7 +116,7 @@ struct dmabridge_region {
 	struct dmabridge_stolen *stolen;	/* of a stolen region */
 
 	struct dentry *debugfs;
-	struct mutex lock;
+	struct mutex lock;		/* of what names it below */
 	struct list_head buffers;	/* lock */
 	u64 sweep;			/* lock: the last walk over all buffers */
 	struct rw_semaphore entry;	/* read: a buffer is being made */
@@ -145,6 +146,7 @@ static inline bool dmabridge_region_is_io(const struct dmabridge_region *region)
 {
 	return region->kind == DMABRIDGE_REGION_BAR;
 }
+
 /* Asks its driver. Return: whether @importer must not reach device memory. */
 bool dmabridge_region_vetoes(struct dmabridge_region *region, struct device *importer, u64 *value);
 u32 dmabridge_region_count(void);
@@ -194,6 +196,7 @@ static inline bool dmabridge_backing_is_io(const struct dmabridge_backing *backi
 	return backing->placement == DMABRIDGE_PLACEMENT_DEVICE &&
 	       dmabridge_region_is_io(backing->region);
 }
+
 /* Where the CPU finds it. For a BAR it is to be accessed as I/O memory. */
 void *dmabridge_run_address(const struct dmabridge_backing *backing,
 			    const struct dmabridge_run *run);
@@ -231,7 +234,7 @@ struct dmabridge_user_state {
 	struct dmabridge_buffer *buffer;
 	struct dma_buf_attachment *attach;	/* or NULL */
 	u32 kind;
-	u32 flags;				/* DMABRIDGE_USER_*; [place+resv] but PINNED: resv */
+	u32 flags;				/* DMABRIDGE_USER_*; [place+resv], PINNED: resv */
 	u32 nr_pins;				/* resv */
 	u64 device;
 	u32 policy;
@@ -277,16 +280,16 @@ struct dmabridge_buffer {
 	bool finished;				/* region->lock: somebody has finished its revoke */
 	u64 size;
 	u32 policy;
-	struct mem_cgroup *memcg;		/* of the creator, referenced; pays for system pages */
+	struct mem_cgroup *memcg;		/* the creator's, referenced; pays for RAM */
 
-	struct mutex place_lock;
+	struct mutex place_lock;		/* of what is placed, and of moving it */
 	u32 placement;				/* [place+resv]; NONE: revoked */
 	struct dmabridge_backing *backing;	/* [place+resv], and fixed while the gate is held */
 	struct list_head users;			/* [place+resv] */
 	struct dmabridge_reason last_move;	/* [place+resv] */
 	u64 generation;				/* [place+resv]; read anywhere */
 	u64 moves;				/* [place+resv] */
-	bool redirected;			/* [place+resv]: in system memory because of users */
+	bool redirected;			/* [place+resv]: in system memory for users */
 	bool revoked;				/* set once, before the gate closes for good */
 	bool revoked_on_device;			/* [place+resv]: where it was by then */
 	bool touched;				/* set once: somebody could have written a byte */

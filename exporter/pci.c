@@ -191,6 +191,8 @@ static pci_ers_result_t error_detected(struct pci_dev *pdev, pci_channel_state_t
 
 static pci_ers_result_t slot_reset(struct pci_dev *pdev)
 {
+	/* Another device of the same bus may have asked for the reset. */
+	dmabridge_revoke_all(pci_get_drvdata(pdev));
 	pci_restore_state(pdev);
 	return PCI_ERS_RESULT_RECOVERED;
 }

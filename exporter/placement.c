@@ -12,10 +12,11 @@
  *   3. zaps the CPU's mappings: later touches fault, and get SIGBUS.
  * It waits for nobody's I/O: in an error recovery or a reset of several devices
  * those of the importers come back only after ours has answered. What has to be
- * over before the memory is anyone else's, dmabridge_revoke_finish() waits for:
+ * over before the memory is anyone else's, dmabridge_revoke_finish() waits for,
+ * without dma_resv:
  *   4. what is in flight by the gate;
  *   5. all fences: the first of dma-buf's two waits;
- *   6. without dma_resv, the last unmap of the BAR, also of memory that a move
+ *   6. the last unmap of the BAR, also of memory that a move
  *      left behind: the second wait. It ends, because only importers that can be
  *      told to stop were given device memory (DMABRIDGE_REASON_NOT_REVOCABLE), or
  *      else the driver chose to wait for them (take_unrevocable).
@@ -58,8 +59,8 @@ static int gate_close(struct dmabridge_buffer *buffer)
 	int ret;
 
 	percpu_ref_kill(&buffer->gate);
-	ret = wait_event_killable(buffer->gate_wait, percpu_ref_is_zero(&buffer->gate) ||
-							     READ_ONCE(buffer->revoked));
+	ret = wait_event_killable(buffer->gate_wait,
+				  percpu_ref_is_zero(&buffer->gate) || READ_ONCE(buffer->revoked));
 	if (!ret && percpu_ref_is_zero(&buffer->gate))
 		return 0;
 	gate_open(buffer);
@@ -261,7 +262,7 @@ int dmabridge_move_locked(struct dmabridge_buffer *buffer, u32 placement,
 
 	ret = try_move(buffer, placement, why, verdict);
 	if (ret || from != placement)
-		trace_move(buffer, from, placement, why, verdict, ret);
+		trace_dmabridge_move(buffer, from, placement, why, verdict, ret);
 	return ret;
 }
 
@@ -392,7 +393,7 @@ void dmabridge_revoke_begin(struct dmabridge_buffer *buffer)
 	wake_up_all(&buffer->gate_wait);
 
 	dma_resv_lock(buffer->dmabuf->resv, NULL);
-	trace_revoke(buffer);
+	trace_dmabridge_revoke(buffer);
 	buffer->revoked_on_device = buffer->placement == DMABRIDGE_PLACEMENT_DEVICE;
 	buffer->placement = DMABRIDGE_PLACEMENT_NONE;
 	buffer->last_move = (struct dmabridge_reason){
@@ -421,9 +422,13 @@ void dmabridge_revoke_finish(struct dmabridge_buffer *buffer)
 	 */
 	if (buffer->revoked_on_device)
 		wait_event(buffer->gate_wait, percpu_ref_is_zero(&buffer->gate));
-	dma_resv_lock(buffer->dmabuf->resv, NULL);
+	/*
+	 * Without dma_resv, which would make all others wait as well. Whoever still works
+	 * on the memory was told under it, and has a fence there since.
+	 */
 	dma_resv_wait_timeout(buffer->dmabuf->resv, DMA_RESV_USAGE_BOOKKEEP, false,
 			      MAX_SCHEDULE_TIMEOUT);
+	dma_resv_lock(buffer->dmabuf->resv, NULL);
 	if (buffer->revoked_on_device)
 		swap(backing, buffer->backing);
 	dma_resv_unlock(buffer->dmabuf->resv);

@@ -467,7 +467,7 @@ static void go_on(struct dmabridge_region *region, unsigned int why)
 
 void dmabridge_revoke_all(struct dmabridge_region *region)
 {
-	stop(region, STOP_LOST);
+	stop(region, STOP_LOST | STOP_REVOKED);
 	begin_revokes(region);
 }
 EXPORT_SYMBOL_GPL(dmabridge_revoke_all);
@@ -477,11 +477,19 @@ static void recover(struct work_struct *work)
 	struct dmabridge_region *region = container_of(work, struct dmabridge_region, recovery);
 
 	finish_revokes(region);
-	go_on(region, STOP_LOST);
+	down_write(&region->entry);
+	/* Lost again while we waited: the next recovery ends it. */
+	if (!(region->stops & STOP_LOST))
+		WRITE_ONCE(region->stops, region->stops & ~STOP_REVOKED);
+	up_write(&region->entry);
 }
 
 void dmabridge_recovered(struct dmabridge_region *region)
 {
+	/* Buffers that were not revoked are in use: there is nothing to wait for. */
+	if (!(READ_ONCE(region->stops) & STOP_LOST))
+		return;
+	go_on(region, STOP_LOST);
 	queue_work(system_dfl_wq, &region->recovery);
 }
 EXPORT_SYMBOL_GPL(dmabridge_recovered);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Tracepoints, in /sys/kernel/tracing/events/dmabridge. A buffer is named by its
- * inode, as in /proc/PID/fdinfo and debugfs, a PCI function by its address.
+ * Tracepoints, in /sys/kernel/tracing/events/dmabridge. Their names are the whole
+ * kernel's: BPF finds them without that folder. A buffer is named by its inode, as
+ * in /proc/PID/fdinfo and debugfs, a PCI function by its address.
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM dmabridge
@@ -56,7 +57,7 @@ DMABRIDGE_REASON_NAMES(DEFINE_NAME, DEFINE_NAME)
 	__print_symbolic(value, DMABRIDGE_REASON_NAMES(SYMBOL, LAST_SYMBOL))
 
 /* An attachment, a binding or a hold came, or was refused (error). */
-TRACE_EVENT(verdict,
+TRACE_EVENT(dmabridge_verdict,
 	TP_PROTO(const struct dmabridge_user_state *user, const struct dmabridge_verdict *verdict,
 		 int error),
 	TP_ARGS(user, verdict, error),
@@ -98,7 +99,7 @@ TRACE_EVENT(verdict,
 );
 
 /* A buffer moved, or did not (error, and the reasons why not). */
-TRACE_EVENT(move,
+TRACE_EVENT(dmabridge_move,
 	TP_PROTO(const struct dmabridge_buffer *buffer, u32 from, u32 to,
 		 const struct dmabridge_reason *why, const struct dmabridge_verdict *verdict,
 		 int error),
@@ -139,7 +140,7 @@ TRACE_EVENT(move,
 );
 
 /* A buffer loses its device, and its bytes. */
-TRACE_EVENT(revoke,
+TRACE_EVENT(dmabridge_revoke,
 	TP_PROTO(const struct dmabridge_buffer *buffer),
 	TP_ARGS(buffer),
 

@@ -182,7 +182,7 @@ int dmabridge_user_join(struct dmabridge_user_state *user, struct dmabridge_fact
 	}
 	mutex_unlock(&buffer->place_lock);
 out:
-	trace_verdict(user, &user->verdict, ret);
+	trace_dmabridge_verdict(user, &user->verdict, ret);
 	return ret;
 }
 
@@ -325,7 +325,7 @@ static int hold_join(struct dmabridge_user_state *user, struct dmabridge_hold *a
 	}
 	mutex_unlock(&buffer->place_lock);
 out:
-	trace_verdict(user, &arg->verdict, ret);
+	trace_dmabridge_verdict(user, &arg->verdict, ret);
 	return ret;
 }
 

@@ -48,7 +48,7 @@ struct block_target {
 	bool listed;			/* ext4 or xfs: known what they do with a direct I/O */
 	bool direct;			/* no page cache asked for */
 	struct block_device *bdev;	/* whose DMA it is; NULL: not known */
-	struct file *claim;		/* keeps others from a raw device that is written; or NULL */
+	struct file *claim;		/* keeps others from a raw device we write; or NULL */
 	struct file *probe;		/* an open of our own, to ask for holes; or NULL */
 	u32 offset_align;		/* of file offset and length, a power of two */
 	u32 memory_align;		/* of buffer offset, a power of two */

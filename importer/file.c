@@ -401,7 +401,8 @@ int file_issue(struct io_uring_cmd *cmd, bool nowait, u32 *unproved)
 
 	if (!target->direct)
 		to_command(cmd)->route = DMABRIDGE_ROUTE_BOUNCE;
-	if (nowait && (!target->listed || !target->direct || !(target->file->f_mode & FMODE_NOWAIT)))
+	if (nowait &&
+	    (!target->listed || !target->direct || !(target->file->f_mode & FMODE_NOWAIT)))
 		return -EAGAIN;
 
 	io = kmem_cache_alloc(file_ios, GFP_KERNEL);

@@ -18,7 +18,7 @@
  */
 struct raw_bio {
 	struct io_uring_cmd *cmd;
-	struct cgroup_subsys_state *css;	/* the submitter's block cgroup, referenced; or NULL */
+	struct cgroup_subsys_state *css;	/* block cgroup that pays, referenced; or NULL */
 	u32 from;			/* of the command's bytes */
 	u32 length;
 	struct work_struct work;

@@ -345,6 +345,7 @@ struct dmabridge_event {
 
 /*
  * A new buffer, cleared, as a dma-buf fd. size is rounded up to whole pages.
+ * -EOPNOTSUPP: policy REQUIRE in a region of kind SYSTEM.
  * mmap() of the node (MAP_SHARED, offset 0) makes one of the mapping's size,
  * policy PREFER, that lives as long as the mapping.
  */

@@ -58,6 +58,10 @@ static ulong system_limit;
 module_param(system_limit, ulong, 0644);
 MODULE_PARM_DESC(system_limit, "Offer that many bytes of system memory too; 0: none");
 
+static bool take_unrevocable;
+module_param(take_unrevocable, bool, 0644);
+MODULE_PARM_DESC(take_unrevocable, "Importers that cannot be told to stop get P2P too");
+
 static char *deny;
 module_param(deny, charp, 0644);
 MODULE_PARM_DESC(deny, "PCI function (0000:01:00.0) that gets no P2P, nor what is below it");
@@ -169,6 +173,8 @@ static pci_ers_result_t error_detected(struct pci_dev *pdev, pci_channel_state_t
 
 static pci_ers_result_t slot_reset(struct pci_dev *pdev)
 {
+	/* Another device of the same bus may have asked for the reset. */
+	accelerator_lose(pci_get_drvdata(pdev));
 	pci_restore_state(pdev);
 	return PCI_ERS_RESULT_RECOVERED;
 }
@@ -229,6 +235,7 @@ static int register_regions(struct accelerator *accelerator)
 		.region.ops = engine ? &ops_with_engine : &ops_without_engine,
 		.region.priv = accelerator,
 		.region.move_limit = move_limit,
+		.region.take_unrevocable = take_unrevocable,
 		.bar = MEMORY_BAR,
 		.offset = offset,
 		.size = size,

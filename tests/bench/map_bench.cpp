@@ -11,7 +11,6 @@
 #include <linux/dma-heap.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <filesystem>
 #include <stdexcept>
 #include <string>
@@ -19,11 +18,14 @@
 #include <vector>
 
 #include "machine.hpp"
+#include "median.hpp"
 #include "support/abi.hpp"
 #include "support/drives.hpp"
 #include "support/test_importer.hpp"
 
 using namespace dmabridge::test;
+using dmabridge::bench::median;
+using dmabridge::bench::median_ratio;
 namespace oracle = dmabridge::oracle;
 
 namespace {
@@ -110,17 +112,6 @@ void turn(Contender& contender, unsigned rounds) {
   contender.pieces = result.nents;
   contender.map.push_back(static_cast<double>(result.map_ns) / rounds);
   contender.unmap.push_back(static_cast<double>(result.unmap_ns) / rounds);
-}
-
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
-
-double median_ratio(const std::vector<double>& values, const std::vector<double>& base) {
-  std::vector<double> ratios;
-  for (std::size_t i = 0; i < values.size(); i++) ratios.push_back(values[i] / base[i]);
-  return median(ratios);
 }
 
 void run(const Options& options) {

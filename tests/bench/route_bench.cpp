@@ -20,12 +20,15 @@
 #include <string>
 #include <vector>
 
+#include "median.hpp"
 #include "support/abi.hpp"
 #include "support/drives.hpp"
 #include "support/mapping.hpp"
 #include "support/ring.hpp"
 
 using namespace dmabridge::test;
+using dmabridge::bench::median;
+using dmabridge::bench::median_ratio;
 
 namespace {
 
@@ -177,17 +180,6 @@ double turn(Ring& ring, Way& way, std::uint32_t block, unsigned commands) {
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   return static_cast<double>(commands) * block / 1e6 / seconds.count();
-}
-
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
-
-double median_ratio(const std::vector<double>& values, const std::vector<double>& base) {
-  std::vector<double> ratios;
-  for (std::size_t i = 0; i < values.size(); i++) ratios.push_back(values[i] / base[i]);
-  return median(ratios);
 }
 
 // Returns whether all floors held.

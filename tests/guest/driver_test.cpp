@@ -53,15 +53,6 @@ std::string mapped_difference(int buffer, std::uint64_t size, std::uint8_t with 
   return pattern_difference(mapping.data(), size, with, 0);
 }
 
-// Whether the CPU finds memory behind an address: a system call that reads it says so without a
-// signal.
-bool is_there(const std::byte* address) {
-  int ends[2];
-  if (pipe(ends) != 0) throw std::system_error(errno, std::generic_category(), "pipe");
-  const Fd reader(ends[0]), writer(ends[1]);
-  return write(writer.get(), address, 1) == 1;
-}
-
 bool is_done(int buffer) {
   pollfd entry{buffer, POLLOUT, 0};
   return poll(&entry, 1, 0) == 1;
@@ -1253,6 +1244,78 @@ TEST_F(Driver, MemoryIsLostTwiceInARowAndInMidLoad) {
   }
 }
 
+// Who holds on to what was lost first keeps that recovery from its end until long after the next
+// loss, of which it knows nothing.
+TEST_F(Driver, EndOfARecoveryIsNotTheEndOfTheNext) {
+  const Own own = create(1 * MiB);
+  Attached importer = attach(own.fd(), p2p_revocable, nvme("SAMESW"));
+  ASSERT_EQ(importer.error, 0);
+  const std::uint32_t mapped = importer.attachment.map();
+  ASSERT_EQ(knobs_.control("lose"), 0);
+  ASSERT_EQ(knobs_.control("recover"), 0);
+  ASSERT_EQ(knobs_.control("lose"), 0);
+  EXPECT_EQ(importer.attachment.unmap(mapped), 0);
+  std::this_thread::sleep_for(a_moment);
+  EXPECT_TRUE(first_region().flags & DMABRIDGE_REGION_SUSPENDED)
+      << "memory of a device that is lost can be had";
+  std::uint32_t handle = 0;
+  EXPECT_EQ(accelerator().create(page, DMABRIDGE_POLICY_PREFER, device_memory, &handle), -EBUSY);
+  recover();
+  forget(own);
+  forget(create(page));
+}
+
+// The driver may say so after an error that cost nothing.
+TEST_F(Driver, RecoveryWithoutALossChangesNothing) {
+  const Own own = create(1 * MiB);
+  write_pattern(own.fd(), 1 * MiB);
+  Attached importer = attach(own.fd(), p2p_revocable, nvme("SAMESW"));
+  ASSERT_EQ(importer.error, 0);
+  const std::uint32_t mapped = importer.attachment.map();
+  ASSERT_EQ(knobs_.control("recover"), 0);
+  EXPECT_EQ(placement(own.fd()), DMABRIDGE_PLACEMENT_DEVICE);
+  EXPECT_EQ(host_difference(own.fd(), 1 * MiB), "");
+  forget(own);
+  close_node();
+  std::future<int> unbound = std::async(std::launch::async, [&] { return unbind(); });
+  EXPECT_TRUE(eventually([&] { return importer.attachment.events().invalidations == 1; }));
+  EXPECT_EQ(unbound.wait_for(a_moment), std::future_status::timeout)
+      << "the device goes while it is mapped";
+  EXPECT_EQ(importer.attachment.unmap(mapped), 0);
+  EXPECT_EQ(unbound.get(), 0);
+}
+
+// --- importers that cannot be told to stop
+// ------------------------------------------------------------------------------------
+
+// The region's policy, and what it costs, are there to be read; that an importer is refused
+// otherwise is in AttachTable.
+TEST_F(Driver, UnrevocableImporterIsTakenIfTheDriverWaitsForIt) {
+  bind_with({{"take_unrevocable", "Y"}});
+  EXPECT_TRUE(first_region().flags & DMABRIDGE_REGION_TAKES_UNREVOCABLE);
+  const Own own = create(1 * MiB);
+  Attached importer = attach(own.fd(), p2p, nvme("SAMESW"));
+  ASSERT_EQ(importer.error, 0);
+  EXPECT_TRUE(importer.peer2peer);
+  const Query found = query(own.fd());
+  ASSERT_EQ(found.users.size(), 1u);
+  EXPECT_EQ(found.users[0].verdict.route, DMABRIDGE_ROUTE_P2P_BUS);
+  EXPECT_TRUE(found.users[0].flags & DMABRIDGE_USER_P2P);
+  EXPECT_FALSE(found.users[0].flags & DMABRIDGE_USER_REVOCABLE);
+  const std::uint32_t mapped = importer.attachment.map();
+  EXPECT_EQ(accelerator().evict(own.handle), -EBUSY) << "it cannot be told to let go";
+  forget(own);
+  close_node();
+
+  std::future<int> unbound = std::async(std::launch::async, [&] { return unbind(); });
+  EXPECT_TRUE(eventually([&] { return placement(own.fd()) == DMABRIDGE_PLACEMENT_NONE; }));
+  EXPECT_EQ(unbound.wait_for(a_moment), std::future_status::timeout)
+      << "the device goes while it is mapped";
+  EXPECT_EQ(importer.attachment.events().invalidations, 0u);
+  EXPECT_EQ(importer.attachment.unmap(mapped), 0);
+  EXPECT_EQ(unbound.get(), 0);
+}
+
 TEST_F(Driver, SuspendedMemoryCanBeLostToo) {
   const Own own = create(1 * MiB);
   ASSERT_EQ(knobs_.control("suspend"), 0);
@@ -1316,6 +1379,22 @@ TEST_F(SystemRegion, BufferIsServedFromSystemMemory) {
   EXPECT_TRUE(find_reason(insists.binding.verdict, DMABRIDGE_REASON_SYSTEM_REGION))
       << describe(insists.binding.verdict);
   forget(own);
+}
+
+TEST_F(SystemRegion, ABufferThatRequiresDeviceMemoryIsRefused) {
+  std::uint32_t handle = 0;
+  EXPECT_EQ(accelerator().create(1 * MiB, DMABRIDGE_POLICY_REQUIRE, system_memory, &handle),
+            -EOPNOTSUPP);
+  const Fd node = open_file(region_node(region()), O_RDWR);
+  dmabridge_alloc alloc{};
+  alloc.size = page;
+  alloc.policy = DMABRIDGE_POLICY_REQUIRE;
+  EXPECT_EQ(call(node.get(), DMABRIDGE_IOCTL_ALLOC, &alloc), -EOPNOTSUPP);
+  EXPECT_EQ(region().available, limit_);
+  alloc.policy = DMABRIDGE_POLICY_PREFER;
+  ASSERT_EQ(call(node.get(), DMABRIDGE_IOCTL_ALLOC, &alloc), 0);
+  const Fd buffer(alloc.fd);
+  EXPECT_EQ(placement(buffer.get()), DMABRIDGE_PLACEMENT_SYSTEM);
 }
 
 TEST_F(SystemRegion, LimitIsKept) {

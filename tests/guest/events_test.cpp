@@ -519,13 +519,13 @@ TEST_F(Traced, VerdictOfABinding) {
   ASSERT_EQ(binding.error, 0) << describe(binding.verdict);
   const Query found = query(buffer.get());
   ASSERT_EQ(found.users.size(), 1u);
-  EXPECT_THAT(tracing_.events("verdict"),
+  EXPECT_THAT(tracing_.events("dmabridge_verdict"),
               ElementsAre(about(buffer.get(), 64 * KiB) +
                           fmt::format("kind=binding name={} driver=nvme device={} policy=require "
                                       "route=p2p_bus distance={} error=0 reasons=-",
                                       disk.disk, pci_address(found.users[0].device),
                                       binding.verdict.distance)));
-  EXPECT_THAT(tracing_.events("move"), IsEmpty());
+  EXPECT_THAT(tracing_.events("dmabridge_move"), IsEmpty());
 }
 
 TEST_F(Traced, VerdictOfARefusedBinding) {
@@ -534,7 +534,7 @@ TEST_F(Traced, VerdictOfARefusedBinding) {
   const Binding binding = bind(buffer.get(), target.get(), DMABRIDGE_POLICY_REQUIRE);
   ASSERT_EQ(binding.error, -EOPNOTSUPP);
   EXPECT_THAT(
-      tracing_.events("verdict"),
+      tracing_.events("dmabridge_verdict"),
       ElementsAre(HasSubstr(fmt::format("route=none distance={} error={} reasons=policy_conflict",
                                         binding.verdict.distance, -EOPNOTSUPP))));
 }
@@ -544,19 +544,19 @@ TEST_F(Traced, AttachThatDemotesTheBuffer) {
   const Fd buffer = allocate(64 * KiB);
   std::uint32_t handle = 0;
   ASSERT_EQ(vgem.import(buffer.get(), &handle), 0);
-  EXPECT_THAT(tracing_.events("verdict"),
+  EXPECT_THAT(tracing_.events("dmabridge_verdict"),
               ElementsAre(AllOf(
                   HasSubstr(about(buffer.get(), 64 * KiB) + "kind=static_attachment name=vgem"),
                   HasSubstr("device=- policy=prefer route=system distance=-1 error=0 "
                             "reasons=static_importer,not_pci"))));
   EXPECT_THAT(
-      tracing_.events("move"),
+      tracing_.events("dmabridge_move"),
       ElementsAre(AllOf(HasSubstr(about(buffer.get(), 64 * KiB) +
                                   "generation=2 from=device to=system why=demoted name=vgem"),
                         HasSubstr("device=- error=0 reasons=-"))));
   vgem.close(handle);
-  EXPECT_TRUE(eventually([&] { return tracing_.events("move").size() == 2; }));
-  EXPECT_THAT(tracing_.events("move").back(),
+  EXPECT_TRUE(eventually([&] { return tracing_.events("dmabridge_move").size() == 2; }));
+  EXPECT_THAT(tracing_.events("dmabridge_move").back(),
               HasSubstr("generation=3 from=system to=device why=restored name=- device=- error=0"));
 }
 
@@ -565,7 +565,7 @@ TEST_F(Traced, VerdictOfAnAttachment) {
   const Client client = nvme("SAMESW");
   const Attached attached = attach(buffer.get(), p2p_revocable, client);
   ASSERT_EQ(attached.error, 0);
-  EXPECT_THAT(tracing_.events("verdict"),
+  EXPECT_THAT(tracing_.events("dmabridge_verdict"),
               ElementsAre(AllOf(
                   HasSubstr(about(buffer.get(), 64 * KiB) +
                             fmt::format("kind=dynamic_attachment name={0} driver=nvme device={0} ",
@@ -581,13 +581,13 @@ TEST_F(Traced, HoldAndMove) {
     EXPECT_EQ(hold(buffer.get(), DMABRIDGE_PLACEMENT_DEVICE).error, -EBUSY);
   }
   EXPECT_THAT(
-      tracing_.events("verdict"),
+      tracing_.events("dmabridge_verdict"),
       ElementsAre(AllOf(HasSubstr("kind=hold name=events_test"),
                         HasSubstr("policy=forbid route=none distance=-1 error=0 reasons=-")),
                   HasSubstr(fmt::format("error={} reasons=held", -EBUSY))));
-  EXPECT_TRUE(eventually([&] { return tracing_.events("move").size() == 2; }));
+  EXPECT_TRUE(eventually([&] { return tracing_.events("dmabridge_move").size() == 2; }));
   ASSERT_EQ(move(buffer.get(), DMABRIDGE_PLACEMENT_SYSTEM), 0);
-  EXPECT_THAT(tracing_.events("move"),
+  EXPECT_THAT(tracing_.events("dmabridge_move"),
               ElementsAre(HasSubstr("from=device to=system why=held name=events_test"),
                           HasSubstr("from=system to=device why=restored"),
                           HasSubstr("from=device to=system why=moved name=-")));
@@ -604,8 +604,8 @@ TEST_F(Traced, MoveThatFailsSaysWhy) {
   const iovec vector{mapping.data(), 64 * KiB};
   ASSERT_EQ(io_uring_register_buffers(ring.get(), &vector, 1), 0);
   held.fd.reset();  // it wants home now, but cannot
-  EXPECT_TRUE(eventually([&] { return tracing_.events("move").size() == 2; }));
-  EXPECT_THAT(tracing_.events("move").back(),
+  EXPECT_TRUE(eventually([&] { return tracing_.events("dmabridge_move").size() == 2; }));
+  EXPECT_THAT(tracing_.events("dmabridge_move").back(),
               HasSubstr(fmt::format("from=system to=device why=restored name=- device=- error={} "
                                     "reasons=pinned_by_user",
                                     -EBUSY)));
@@ -614,12 +614,13 @@ TEST_F(Traced, MoveThatFailsSaysWhy) {
 }
 
 TEST_F(Traced, FiltersKnowNamesOfReasonsAndDevices) {
-  ASSERT_EQ(tracing_.filter("verdict", "reasons ~ \"*policy_conflict*\" && kind == 3"), 0);
+  ASSERT_EQ(tracing_.filter("dmabridge_verdict", "reasons ~ \"*policy_conflict*\" && kind == 3"),
+            0);
   const Fd buffer = allocate(64 * KiB), forbidden = allocate(64 * KiB, DMABRIDGE_POLICY_FORBID),
            target = open_file(drive("SAMESW").path(), O_RDONLY | O_DIRECT);
   ASSERT_EQ(bind(buffer.get(), target.get()).error, 0);
   ASSERT_EQ(bind(forbidden.get(), target.get()).error, -EOPNOTSUPP);
-  EXPECT_THAT(tracing_.events("verdict"), ElementsAre(HasSubstr("policy_conflict")));
+  EXPECT_THAT(tracing_.events("dmabridge_verdict"), ElementsAre(HasSubstr("policy_conflict")));
 }
 
 class TracedUnbind : public UnbindTest {
@@ -631,7 +632,7 @@ TEST_F(TracedUnbind, Revoke) {
   const std::string region = first_region().name;
   const Fd buffer = allocate(64 * KiB), elsewhere = allocate(4096, DMABRIDGE_POLICY_FORBID);
   ASSERT_EQ(unbind(), 0);
-  EXPECT_THAT(tracing_.events("revoke"),
+  EXPECT_THAT(tracing_.events("dmabridge_revoke"),
               testing::UnorderedElementsAre(fmt::format("ino={} size={} from=device region={}",
                                                         inode(buffer.get()), 64 * KiB, region),
                                             fmt::format("ino={} size=4096 from=system region={}",

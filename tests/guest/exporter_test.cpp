@@ -13,10 +13,13 @@
 #include <csetjmp>
 #include <csignal>
 #include <cstring>
+#include <functional>
 #include <future>
+#include <utility>
 
 #include "support/fixture.hpp"
 #include "support/silent_fuse.hpp"
+#include "support/toucher.hpp"
 #include "support/unbind.hpp"
 #include "support/vgem.hpp"
 
@@ -114,6 +117,71 @@ TEST_F(Exporter, MemoryIsClearedBeforeAnyoneGetsIt) {
   const Mapping mapping(all.get(), 64 * MiB);
   EXPECT_TRUE(
       std::ranges::all_of(mapping.bytes(), [](std::byte byte) { return byte == std::byte(0); }));
+}
+
+std::uint64_t first_offset(int buffer) {
+  return query(buffer).chunks.at(0).offset;
+}
+
+TEST_F(Exporter, DeviceMemoryThatAMoveLeftIsCleared) {
+  const std::uint64_t size = 1 * MiB;
+  const Fd buffer = allocate(size);
+  write_pattern(buffer.get(), size);
+  const std::uint64_t offset = first_offset(buffer.get());
+  ASSERT_EQ(move(buffer.get(), DMABRIDGE_PLACEMENT_SYSTEM), 0);
+  const Fd next = allocate(size);
+  ASSERT_EQ(first_offset(next.get()), offset) << "it comes by other bytes";
+  EXPECT_TRUE(all_zero(host_bytes(next.get(), 0, size)));
+}
+
+TEST_F(Exporter, DeviceMemoryOfAKilledProcessIsCleared) {
+  const std::uint64_t size = 1 * MiB;
+  std::array<int, 2> ends{};
+  ASSERT_EQ(pipe2(ends.data(), O_CLOEXEC), 0);
+  const Fd reader(ends[0]);
+  Fd writer(ends[1]);
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const Fd buffer = allocate(size);
+    write_pattern(buffer.get(), size);
+    const std::uint64_t offset = first_offset(buffer.get());
+    if (write(writer.get(), &offset, sizeof(offset)) != sizeof(offset)) _exit(1);
+    for (;;) pause();
+  }
+  writer.reset();
+  std::uint64_t offset = 0;
+  EXPECT_EQ(read(reader.get(), &offset, sizeof(offset)), static_cast<ssize_t>(sizeof(offset)))
+      << "the child gave up";
+  ASSERT_EQ(kill(child, SIGKILL), 0);
+  ASSERT_EQ(waitpid(child, nullptr, 0), child);
+  ASSERT_TRUE(eventually([] { return first_region().nr_buffers == 0; }));
+  const Fd next = allocate(size);
+  ASSERT_EQ(first_offset(next.get()), offset) << "it comes by other bytes";
+  EXPECT_TRUE(all_zero(host_bytes(next.get(), 0, size)));
+}
+
+// Whoever had it, and however a buffer came to have it.
+TEST_F(Exporter, SystemMemoryIsClearedToo) {
+  const std::uint64_t size = 8 * MiB;
+  const auto is_clear = [&](int buffer) {
+    const Mapping mapping(buffer, size);
+    return std::ranges::all_of(mapping.bytes(),
+                               [](std::byte byte) { return byte == std::byte(0); });
+  };
+  for (int round = 0; round < 2; round++) {
+    {
+      const Fd redirected = allocate(size), forbidden = allocate(size, DMABRIDGE_POLICY_FORBID);
+      ASSERT_EQ(move(redirected.get(), DMABRIDGE_PLACEMENT_SYSTEM), 0);
+      write_pattern(redirected.get(), size);
+      write_pattern(forbidden.get(), size);
+    }
+    // What nobody has touched moves without a copy.
+    const Fd untouched = allocate(size), fresh = allocate(size, DMABRIDGE_POLICY_FORBID);
+    ASSERT_EQ(move(untouched.get(), DMABRIDGE_PLACEMENT_SYSTEM), 0);
+    EXPECT_TRUE(is_clear(fresh.get()));
+    EXPECT_TRUE(is_clear(untouched.get()));
+  }
 }
 
 TEST_F(Exporter, ForbidStartsInSystemMemory) {
@@ -260,6 +328,216 @@ TEST_F(Exporter, BufferPassesToAnotherProcess) {
   ASSERT_TRUE(buffer);
   EXPECT_EQ(mapped_difference(buffer.get(), 64 * KiB), "");
   EXPECT_EQ(query(buffer.get()).head.size, 64 * KiB);
+}
+
+// Another process, which is told what to do over a socket. It has what this one had when it was
+// made.
+class Peer {
+ public:
+  explicit Peer(const std::function<void(int socket)>& work) {
+    std::array<int, 2> ends{};
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0)
+      throw std::system_error(errno, std::generic_category(), "socketpair");
+    ours_ = Fd(ends[0]);
+    const Fd theirs(ends[1]);
+    process_ = fork();
+    if (process_ < 0) throw std::system_error(errno, std::generic_category(), "fork");
+    if (process_ == 0) {
+      ours_.reset();
+      try {
+        work(theirs.get());
+      } catch (const std::exception&) {
+        _exit(1);
+      }
+      _exit(testing::Test::HasFailure() ? 1 : 0);
+    }
+  }
+  ~Peer() {
+    if (process_ < 0) return;
+    kill(process_, SIGKILL);
+    waitpid(process_, nullptr, 0);
+  }
+  Peer(const Peer&) = delete;
+  Peer& operator=(const Peer&) = delete;
+
+  int socket() const { return ours_.get(); }
+  // Whether it came to its end without a complaint.
+  bool ends_well() {
+    int status = -1;
+    const bool ended = waitpid(std::exchange(process_, -1), &status, 0) > 0;
+    return ended && status == 0;
+  }
+
+ private:
+  Fd ours_;
+  pid_t process_ = -1;
+};
+
+void tell(int socket) {
+  EXPECT_EQ(write(socket, "", 1), 1);
+}
+void wait_for_word(int socket) {
+  char byte = 0;
+  EXPECT_EQ(read(socket, &byte, 1), 1);
+}
+
+bool is_freed() {
+  return eventually([] { return first_region().nr_buffers == 0; });
+}
+
+TEST_F(Exporter, PassedBufferWhoseSenderClosesFirst) {
+  Peer peer([](int socket) {
+    const Fd buffer = receive_fd(socket);
+    wait_for_word(socket);
+    EXPECT_EQ(mapped_difference(buffer.get(), 64 * KiB), "");
+  });
+  Fd buffer = allocate(64 * KiB);
+  write_pattern(buffer.get(), 64 * KiB);
+  send_fd(peer.socket(), buffer.get());
+  buffer.reset();
+  EXPECT_EQ(first_region().nr_buffers, 1u);
+  tell(peer.socket());
+  EXPECT_TRUE(peer.ends_well());
+  EXPECT_TRUE(is_freed());
+}
+
+TEST_F(Exporter, PassedBufferWhoseReceiverClosesFirst) {
+  Peer peer([](int socket) {
+    const Fd buffer = receive_fd(socket);
+    EXPECT_EQ(mapped_difference(buffer.get(), 64 * KiB), "");
+  });
+  Fd buffer = allocate(64 * KiB);
+  write_pattern(buffer.get(), 64 * KiB);
+  send_fd(peer.socket(), buffer.get());
+  EXPECT_TRUE(peer.ends_well());
+  EXPECT_EQ(first_region().nr_buffers, 1u);
+  EXPECT_EQ(mapped_difference(buffer.get(), 64 * KiB), "");
+  buffer.reset();
+  EXPECT_TRUE(is_freed());
+}
+
+TEST_F(Exporter, PassedBufferOfWhichTheReceiverKeepsAMapping) {
+  Peer peer([](int socket) {
+    Fd buffer = receive_fd(socket);
+    const Mapping mapping(buffer.get(), 64 * KiB);
+    buffer.reset();
+    tell(socket);
+    wait_for_word(socket);
+    EXPECT_EQ(pattern_difference(mapping.data(), 64 * KiB, tag, 0), "");
+    fill_pattern(mapping.data(), 64 * KiB, tag + 1, 0);
+    EXPECT_EQ(pattern_difference(mapping.data(), 64 * KiB, tag + 1, 0), "");
+  });
+  Fd buffer = allocate(64 * KiB);
+  write_pattern(buffer.get(), 64 * KiB);
+  send_fd(peer.socket(), buffer.get());
+  wait_for_word(peer.socket());
+  buffer.reset();
+  EXPECT_EQ(first_region().nr_buffers, 1u);
+  EXPECT_EQ(first_region().available, first_region().limit - 64 * KiB);
+  tell(peer.socket());
+  EXPECT_TRUE(peer.ends_well());
+  EXPECT_TRUE(is_freed());
+}
+
+TEST_F(Exporter, PassedBufferThatNobodyReceives) {
+  std::array<int, 2> ends{};
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
+  Fd near(ends[0]), far(ends[1]), buffer = allocate(64 * KiB);
+  send_fd(near.get(), buffer.get());
+  buffer.reset();
+  EXPECT_EQ(first_region().nr_buffers, 1u);
+  far.reset();
+  EXPECT_TRUE(is_freed());
+}
+
+// The kernel has to find out that nobody can ever receive it.
+TEST_F(Exporter, PassedBufferInASocketThatIsInItself) {
+  std::array<int, 2> ends{};
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
+  Fd near(ends[0]), far(ends[1]), buffer = allocate(64 * KiB);
+  send_fd(near.get(), buffer.get());
+  send_fd(near.get(), far.get());
+  buffer.reset();
+  far.reset();
+  EXPECT_EQ(first_region().nr_buffers, 1u);
+  near.reset();
+  // Looks for such sockets.
+  Fd another(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  another.reset();
+  EXPECT_TRUE(is_freed());
+}
+
+TEST_F(Exporter, ForkedProcessKeepsTheBuffer) {
+  Fd buffer = allocate(64 * KiB);
+  write_pattern(buffer.get(), 64 * KiB);
+  Peer peer([&](int socket) {
+    wait_for_word(socket);
+    EXPECT_EQ(mapped_difference(buffer.get(), 64 * KiB), "");
+    EXPECT_EQ(move(buffer.get(), DMABRIDGE_PLACEMENT_SYSTEM), 0);
+    EXPECT_EQ(mapped_difference(buffer.get(), 64 * KiB), "");
+  });
+  buffer.reset();
+  EXPECT_EQ(first_region().nr_buffers, 1u);
+  tell(peer.socket());
+  EXPECT_TRUE(peer.ends_well());
+  EXPECT_TRUE(is_freed());
+}
+
+// Another program, in a process that had the buffer when it was started.
+class Program {
+ public:
+  Program() {
+    std::array<int, 2> ends{};
+    if (pipe2(ends.data(), O_CLOEXEC) != 0)
+      throw std::system_error(errno, std::generic_category(), "pipe2");
+    const Fd reader(ends[0]);
+    Fd writer(ends[1]);
+    process_ = fork();
+    if (process_ == 0) {
+      execlp("sleep", "sleep", "infinity", nullptr);
+      _exit(127);
+    }
+    writer.reset();
+    char byte = 0;
+    // The end of the other side: the program runs.
+    EXPECT_EQ(read(reader.get(), &byte, 1), 0);
+  }
+  ~Program() {
+    int status = 0;
+    EXPECT_EQ(kill(process_, SIGKILL), 0);
+    EXPECT_EQ(waitpid(process_, &status, 0), process_);
+    EXPECT_TRUE(WIFSIGNALED(status)) << "the program did not run";
+  }
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+
+ private:
+  pid_t process_ = -1;
+};
+
+TEST_F(Exporter, ProgramThatIsStartedHasNoBufferByAccident) {
+  Fd buffer = allocate(64 * KiB);
+  Fd other = allocate(64 * KiB);
+  {
+    const Mapping mapping(other.get(), 64 * KiB);
+    const Program program;
+    other.reset();
+    buffer.reset();
+    EXPECT_TRUE(eventually([] { return first_region().nr_buffers == 1; }))
+        << "the program has it, or its mapping is gone here too";
+  }
+  EXPECT_TRUE(is_freed());
+}
+
+TEST_F(Exporter, ProgramThatIsGivenABufferKeepsIt) {
+  Fd buffer = allocate(64 * KiB);
+  ASSERT_EQ(fcntl(buffer.get(), F_SETFD, 0), 0);
+  {
+    const Program program;
+    buffer.reset();
+    EXPECT_EQ(first_region().nr_buffers, 1u);
+  }
+  EXPECT_TRUE(is_freed());
 }
 
 TEST_F(Exporter, NodeCanBeMappedByPath) {
@@ -593,6 +871,19 @@ TEST_F(Unbind, BufferInSystemMemoryWithIoThatNeverEnds) {
   EXPECT_EQ(unbound.get(), 0);
   ASSERT_TRUE(ring.wait_for(10000, &result)) << "the command hangs";
   EXPECT_LT(result, 0);
+}
+
+TEST_F(Unbind, WhileTheCpuTouchesTheBuffer) {
+  for (const std::uint32_t policy : {DMABRIDGE_POLICY_PREFER, DMABRIDGE_POLICY_FORBID}) {
+    for (int round = 0; round < 3; round++) {
+      const Fd buffer = allocate(256 * KiB, policy);
+      const Mapping mapping(buffer.get(), 256 * KiB);
+      Toucher toucher(mapping);
+      ASSERT_EQ(unbind(), 0);
+      EXPECT_TRUE(toucher.gets_bus_error());
+      rebind();
+    }
+  }
 }
 
 TEST_F(Unbind, OpenNodeGivesNothingMore) {

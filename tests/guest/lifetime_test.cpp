@@ -25,26 +25,8 @@
 namespace dmabridge::test {
 namespace {
 
-constexpr unsigned depth = 16;
-constexpr std::uint32_t piece = 64 * KiB;
-
-// Keeps a binding's queue full until a command fails. The first result that is no success.
-int load_for_ever(int binding, std::uint64_t source_size, std::atomic<unsigned>& completed) {
-  Ring ring(depth);
-  std::uint64_t next = 0;
-  const auto prepare = [&](std::uint64_t slot) {
-    ring.prepare(binding, DMABRIDGE_URING_READ, slot * piece, piece, next % source_size, slot);
-    next += piece;
-  };
-  for (unsigned i = 0; i < depth; i++) prepare(i);
-  for (;;) {
-    std::uint64_t slot = 0;
-    const int result = ring.wait(&slot);
-    if (result != static_cast<int>(piece)) return result;
-    completed++;
-    prepare(slot);
-  }
-}
+constexpr unsigned depth = load_depth;
+constexpr std::uint32_t piece = load_piece;
 
 class Lifetime : public BlockTest, public testing::WithParamInterface<const char*> {
  protected:

@@ -186,6 +186,17 @@ TEST_F(Stolen, MemoryOfAFormerOwnerIsCleared) {
             static_cast<std::ptrdiff_t>(region_.size));
 }
 
+TEST_F(Stolen, MemoryThatAMoveLeftIsCleared) {
+  const Fd buffer = take(MiB);
+  const Mapping mapping(buffer.get(), MiB);
+  std::memset(mapping.data(), 0x5a, MiB);
+  ASSERT_EQ(move(buffer.get(), DMABRIDGE_PLACEMENT_SYSTEM), 0);
+  const Fd all = take(region_.size);
+  const Mapping others(all.get(), region_.size);
+  EXPECT_EQ(std::ranges::count(others.bytes(), std::byte(0)),
+            static_cast<std::ptrdiff_t>(region_.size));
+}
+
 // A pin that outlives its buffer: nobody else gets that memory.
 TEST_F(Stolen, PinnedMemoryIsNotHandedOutAgain) {
   constexpr std::uint64_t pinned = 64 * KiB;

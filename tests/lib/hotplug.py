@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Plugs devices in for a guest that asks. The guest can take one out by itself, by its slot's power, but has nobody to put it back.
+"""Does what a guest cannot do to its own hardware, when it asks: plugs devices in, and makes ports find errors. It can take a device out by itself, by its
+slot's power, but has nobody to put it back.
 
-A request is a line "plug NAME" on the guest's port; the answer is a line "ok", or "error" and why.
+A request is a line on the guest's port; the answer is a line "ok", or "error" and why.
+
+  plug NAME                           puts back a memory that is out
+  aer nearest|root NAME ERROR         the port right above the device, or the root port of its tree, finds a PCI Express error, by QEMU's name of it ("DLP")
 """
 
 import json
@@ -24,11 +28,11 @@ class Memory:
 
 
 class HotPlug(threading.Thread):
-    """Serves a guest until it ends. memories: those that it may ask for."""
+    """Serves a guest until it ends. memories: those that it may ask for; ports: of each device, the ids of the ports above it, the nearest first."""
 
-    def __init__(self, guest, monitor, memories):
+    def __init__(self, guest, monitor, memories, ports):
         super().__init__(daemon=True)
-        self.guest, self.monitor = guest, monitor
+        self.guest, self.monitor, self.ports = guest, monitor, ports
         self.memories = {memory.name: memory for memory in memories}
         self.unread = b""  # of the monitor
         self.present = set(self.memories)
@@ -44,9 +48,21 @@ class HotPlug(threading.Thread):
             pass  # QEMU has ended
 
     def _serve(self, words):
-        if len(words) != 2 or words[0] != "plug":
-            return "error the request is not 'plug NAME'"
-        name = words[1]
+        match words:
+            case ["plug", name]:
+                return self._plug(name)
+            case ["aer", "nearest" | "root" as where, name, error]:
+                return self._raise_error(where, name, error)
+        return "error the request is none of 'plug NAME', 'aer nearest|root NAME ERROR'"
+
+    def _raise_error(self, where, name, error):
+        ports = self.ports.get(name)
+        if not ports:
+            return f"error no port is above '{name}', but above: {', '.join(sorted(name for name, above in self.ports.items() if above))}"
+        answer = self._execute_human(f"pcie_aer_inject_error {ports[0 if where == 'nearest' else -1]} {error}")
+        return "ok" if answer.startswith("OK ") else f"error {answer}"
+
+    def _plug(self, name):
         if name not in self.memories:
             return f"error there is no '{name}' that can be plugged in, but: {', '.join(sorted(self.memories))}"
         if not self._wait_for_removal(name):
@@ -54,8 +70,7 @@ class HotPlug(threading.Thread):
         memory = self.memories[name]
         # QEMU never takes a backend from a device for a second time: it dies of an assertion. A new one on the same file is as good.
         for command in (f"object_del {memory.backend_name}", f"object_add {memory.backend}", f"device_add {memory.device}"):
-            # The human monitor, because it takes the same words as the command line.
-            complaint = self._execute("human-monitor-command", {"command-line": command})["return"].strip()
+            complaint = self._execute_human(command)
             if complaint:
                 return f"error {command.split()[0]}: {complaint}"
         self.present.add(name)
@@ -69,6 +84,10 @@ class HotPlug(threading.Thread):
             except TimeoutError:
                 pass
         return name not in self.present
+
+    def _execute_human(self, command):
+        """By the human monitor: it takes the same words as the command line, and knows of errors."""
+        return self._execute("human-monitor-command", {"command-line": command})["return"].strip()
 
     def _execute(self, command, arguments=None):
         self.monitor.sendall(json.dumps({"execute": command, "arguments": arguments or {}}).encode())

@@ -55,6 +55,8 @@ class Topology:
     devices: list = field(default_factory=list)  # -device values, parents first
     # Where the guest finds each named device: shell patterns for folders in its sysfs. Bus numbers are the guest's choice.
     places: dict = field(default_factory=dict)
+    # The ports above each of them, by id: the nearest first, the root port last.
+    ports: dict = field(default_factory=dict)
     root_ports: int = 0
     others: int = 0
 
@@ -126,6 +128,7 @@ class _Builder:
     def __init__(self, topology):
         self.topology = topology
         self.buses = {"pcie.0": "/sys/devices/pci0000:00"}  # by name: the place of what makes it
+        self.ports = {"pcie.0": []}  # by name of a bus: those that lead to it
 
     def add(self, node, bus, where):
         kinds = {
@@ -182,6 +185,7 @@ class _Builder:
 
     def _make_bus(self, name, parent, address):
         self.buses[name] = self._place(parent, address)
+        self.ports[name] = [name, *self.ports[parent]]
 
     def _address(self, node, bus, name=None):
         """Bus and address of a device; name: as it is to be found in Topology.places."""
@@ -195,6 +199,7 @@ class _Builder:
             arguments, address = [f"addr=0.{function}"] + (["multifunction=on"] if function == 0 else []), f"00.{function}"
         if name is not None:
             self.topology.places[name] = self._place(bus, address)
+            self.topology.ports[name] = self.ports[bus]
         return [f"bus={bus}", *arguments]
 
     def _nvme(self, node, bus, where):

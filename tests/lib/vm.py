@@ -394,7 +394,7 @@ class Guest:
         )
         for far in far_ends:
             far.close()
-        hotplug.HotPlug(self.ports["machine"], monitor, run.memories())
+        hotplug.HotPlug(self.ports["machine"], monitor, run.memories(), run.topology.ports)
         self.outputs = []
         self.status = b""
         self.dmesg = b""

@@ -10,7 +10,7 @@
 
 enum bad_exporter_fault {
 	BAD_EXPORTER_NONE		= 0,
-	BAD_EXPORTER_FORCES_P2P		= 1,	/* attach gives peer2peer to those who did not ask */
+	BAD_EXPORTER_FORCES_P2P		= 1,	/* attach gives peer2peer unasked */
 	BAD_EXPORTER_REFUSES_MAP	= 2,	/* all may attach, who has no P2P cannot map */
 	BAD_EXPORTER_LEAKS		= 3,	/* each mapping leaves a reference behind */
 	BAD_EXPORTER_SHORT_TABLE	= 4,	/* one page is missing at the end */

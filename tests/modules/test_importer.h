@@ -110,6 +110,7 @@ struct test_importer_sg {
 	__u32 invalidations;		/* out: seen while it was mapped */
 	__u32 same_as;			/* out: another mapping with this very table; 0: none */
 };
+
 /* same_as, where CONFIG_DMABUF_DEBUG hides the tables: has_page says nothing either. */
 #define TEST_IMPORTER_HIDDEN	(~0U)
 
@@ -154,6 +155,7 @@ struct test_importer_translate {
 #define TEST_IMPORTER_IOCTL_SIGNAL	_IO(TEST_IMPORTER_IOC, 0x47)
 #define TEST_IMPORTER_IOCTL_BENCH	_IOWR(TEST_IMPORTER_IOC, 0x48, struct test_importer_bench)
 /* -ENODEV: no IOMMU */
-#define TEST_IMPORTER_IOCTL_TRANSLATE	_IOWR(TEST_IMPORTER_IOC, 0x49, struct test_importer_translate)
+#define TEST_IMPORTER_IOCTL_TRANSLATE	\
+	_IOWR(TEST_IMPORTER_IOC, 0x49, struct test_importer_translate)
 
 #endif /* _DMABRIDGE_TEST_IMPORTER_H */

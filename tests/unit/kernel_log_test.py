@@ -58,6 +58,12 @@ DMA-API: dma_debug_entry pool grown to 131072 (200%)
 kmemleak: Kernel memory leak detector initialized (mem pool available: 32744)
 kmemleak: Automatic memory scanning thread started
 dmabridge_pci 0000:04:00.0: registered 64 MiB of BAR 2
+pcieport 0000:00:01.0: AER: Uncorrectable (Fatal) error message received from 0000:02:01.0
+pcieport 0000:02:01.0: PCIe Bus Error: severity=Uncorrectable (Fatal), type=Data Link Layer, (Receiver ID)
+pcieport 0000:02:01.0:   device [104c:8233] error status/mask=00000010/00000000
+pcieport 0000:02:01.0:    [ 4] DLP                    (First)
+pcieport 0000:02:01.0: AER: device recovery successful
+nvme nvme0: frozen state error detected, reset controller
 EXT4-fs (nvme0n1): mounted filesystem 4b2e r/w with ordered data mode. Quota mode: none.
 """
 

@@ -76,6 +76,19 @@ TEST(region, suspended_one_says_so) {
   EXPECT_THAT(failure.what(), HasSubstr("to fix it: wait"));
 }
 
+TEST(region, one_of_system_memory_refuses_to_require) {
+  test::fake_module module;
+  module.add_region("gpu-system", 256 << 20).kind = DMABRIDGE_REGION_SYSTEM;
+  const auto regions = control().regions();
+  EXPECT_CALL(module.calls, open(StrEq("/dev/dmabridge-gpu-system"), _, _))
+      .WillOnce(Return(region_fd));
+  EXPECT_CALL(module.calls, ioctl(region_fd, DMABRIDGE_IOCTL_ALLOC, _))
+      .WillOnce(Return(-EOPNOTSUPP));
+  const auto failure = error_of([&] { allocate(regions[0], 4096, policy::require); });
+  EXPECT_THAT(failure.what(), HasSubstr("the region is system memory"));
+  EXPECT_THAT(failure.what(), HasSubstr("to fix it: use a region of device memory"));
+}
+
 TEST(region, unknown_or_none_at_all) {
   EXPECT_THAT(error_of([] { find_region(two_regions(), "vram9"); }).what(), HasSubstr("vram0"));
   const auto failure = error_of([] { find_region({}, ""); });

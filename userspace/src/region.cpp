@@ -122,6 +122,10 @@ auto allocate(const region_info& region, std::uint64_t size, policy wanted) -> b
                               ? "load a part of it (--offset, --length), or use a larger region"
                               : "release buffers of the region, or ask for less"};
     }
+    if (result == -EOPNOTSUPP) {
+      details.detail = "the region is system memory, which nobody reaches peer to peer";
+      details.remedies = {"use a region of device memory, or policy prefer"};
+    }
     if (result == -EBUSY) {
       details.detail = "its driver has suspended the device, or is resetting it";
       details.remedies = {"wait until dmabridge info says that it is in use again, then try again"};

@@ -17,8 +17,9 @@ namespace dmabridge::test {
 namespace {
 
 const std::map<std::string, std::string> defaults{
-    {"engine", "Y"},     {"offset", "0"},       {"size", "0"},  {"pages", "Y"},
-    {"move_limit", "0"}, {"system_limit", "0"}, {"deny", "\n"}, {"deny_value", "0"},
+    {"engine", "Y"}, {"offset", "0"},     {"size", "0"},
+    {"pages", "Y"},  {"move_limit", "0"}, {"system_limit", "0"},
+    {"deny", "\n"},  {"deny_value", "0"}, {"take_unrevocable", "N"},
 };
 
 void check(int error, const std::string& what) {

@@ -62,6 +62,24 @@ void BlockTest::expect_only(const Bound& bound, std::uint32_t route, std::uint64
     EXPECT_EQ(info.routes[i].bytes, i == route ? bytes : 0) << "on route " << i;
 }
 
+int load_for_ever(int binding, std::uint64_t source_size, std::atomic<unsigned>& completed) {
+  Ring ring(load_depth);
+  std::uint64_t next = 0;
+  const auto prepare = [&](std::uint64_t slot) {
+    ring.prepare(binding, DMABRIDGE_URING_READ, slot * load_piece, load_piece, next % source_size,
+                 slot);
+    next += load_piece;
+  };
+  for (unsigned i = 0; i < load_depth; i++) prepare(i);
+  for (;;) {
+    std::uint64_t slot = 0;
+    const int result = ring.wait(&slot);
+    if (result != static_cast<int>(load_piece)) return result;
+    completed++;
+    prepare(slot);
+  }
+}
+
 std::vector<std::byte> read_file(const std::string& path, std::uint64_t offset,
                                  std::uint64_t length) {
   const Fd fd = open_file(path, O_RDONLY);

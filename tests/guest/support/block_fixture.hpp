@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <atomic>
+
 #include "fixture.hpp"
 #include "vgem.hpp"
 
@@ -46,6 +48,14 @@ class BlockTest : public GuestTest {
 
   Ring ring_{64};
 };
+
+// What load_for_ever() has in flight: this many commands of this many bytes.
+inline constexpr unsigned load_depth = 16;
+inline constexpr std::uint32_t load_piece = 64 << 10;
+
+// Keeps a queue of reads full until one fails: the result that is no success. The binding's buffer
+// has room for all of them; the target has source_size bytes.
+int load_for_ever(int binding, std::uint64_t source_size, std::atomic<unsigned>& completed);
 
 // Bytes of a file, by way of the page cache.
 std::vector<std::byte> read_file(const std::string& path, std::uint64_t offset,

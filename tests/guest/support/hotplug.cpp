@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <exception>
 #include <filesystem>
+#include <optional>
 #include <stdexcept>
 #include <system_error>
 
@@ -85,6 +86,37 @@ void cut_power(const SlotControl& control) {
   control.write((before & ~PCI_EXP_SLTCTL_PIC) | PCI_EXP_SLTCTL_PWR_IND_ON);
 }
 
+// The kernel's log, from its making on.
+class KernelLog {
+ public:
+  KernelLog() : file_(open_file("/dev/kmsg", O_RDONLY | O_NONBLOCK)) {
+    if (lseek(file_.get(), 0, SEEK_END) < 0)
+      throw std::system_error(errno, std::generic_category(), "the kernel's log");
+  }
+  // The next line, if there is one yet.
+  std::optional<std::string> next() const {
+    std::array<char, 8192> record;
+    ssize_t got = 0;
+    do {
+      got = read(file_.get(), record.data(), record.size());
+    } while (got < 0 && errno == EPIPE);  // lines were lost: these are the oldest that are left
+    if (got < 0 && errno == EAGAIN) return std::nullopt;
+    if (got < 0) throw std::system_error(errno, std::generic_category(), "the kernel's log");
+    return std::string(record.data(), static_cast<std::size_t>(got));
+  }
+
+ private:
+  Fd file_;
+};
+
+// Address of a port above a function.
+std::string port_address(const std::string& path, Machine::Port port) {
+  std::filesystem::path above = std::filesystem::path(path).parent_path();
+  while (port == Machine::Port::root && !above.parent_path().filename().string().starts_with("pci"))
+    above = above.parent_path();
+  return above.filename();
+}
+
 Fd open_port(const std::string& name) {
   for (const auto& port : std::filesystem::directory_iterator("/sys/class/virtio-ports")) {
     if (oracle::read_line(port.path() / "name") == name)
@@ -136,6 +168,31 @@ void Machine::plug(const std::string& name) {
   if (!eventually(is_ready, limit))
     throw std::runtime_error(fmt::format("{} does not appear, or its slot is not on", name));
   out_.erase(name);
+}
+
+Machine::Recovery Machine::raise_error(const std::string& name, const std::string& error,
+                                       Port port) {
+  const auto path = find_device(name);
+  if (!path) throw std::runtime_error(fmt::format("{} is not plugged in", name));
+  const std::string mark = port_address(*path, port) + ": AER: device recovery ";
+  const KernelLog log;
+  const std::string request =
+      fmt::format("aer {} {} {}", port == Port::nearest ? "nearest" : "root", name, error);
+  if (const std::string answer = ask_host(request); answer != "ok")
+    throw std::runtime_error(fmt::format("{}: {}", request, answer));
+  std::string outcome;
+  const auto has_ended = [&] {
+    while (const auto line = log.next()) {
+      const auto at = line->find(mark);
+      if (at == std::string::npos) continue;
+      outcome = line->substr(at + mark.size());
+      return true;
+    }
+    return false;
+  };
+  if (!eventually(has_ended, limit))
+    throw std::runtime_error(fmt::format("{}: no recovery has ended", request));
+  return outcome.starts_with("successful") ? Recovery::successful : Recovery::failed;
 }
 
 std::string Machine::ask_host(const std::string& request) {

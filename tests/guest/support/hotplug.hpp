@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Takes PCI functions out of the running guest, and puts them back.
+// What happens to a machine's hardware while it runs: PCI functions are taken out and put back, and
+// ports find errors.
 //
 // The guest's pciehp driver runs the slots. A removal that has been asked for (a button, sysfs, a
 // host's device_del) takes the driver away first and the function then; a surprise removal takes
@@ -19,6 +20,9 @@ namespace dmabridge::test {
 class Machine {
  public:
   enum class Removal { asked_for, surprise };
+  // Right above a function, or where its tree begins: that one has others below it, too.
+  enum class Port { nearest, root };
+  enum class Recovery { successful, failed };
 
   Machine() = default;
   // Puts back what is out and can be put back.
@@ -34,6 +38,12 @@ class Machine {
   // driver that is not its own. GPU-like devices only: QEMU cannot plug in an NVMe drive with its
   // namespaces. Throws std::runtime_error.
   void plug(const std::string& name);
+
+  // A port above a function finds a PCI Express error, by QEMU's name of it: "DLP" is fatal,
+  // "COMP_TIME" is not. Returns when the kernel has ended its recovery of all that is below that
+  // port. Throws std::runtime_error if it does not come to that.
+  Recovery raise_error(const std::string& name, const std::string& error,
+                       Port port = Port::nearest);
 
  private:
   std::string ask_host(const std::string& request);

@@ -2,12 +2,16 @@
 #pragma once
 
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstddef>
 #include <span>
 #include <system_error>
 #include <utility>
+
+#include "fd.hpp"
 
 namespace dmabridge::test {
 
@@ -61,5 +65,14 @@ class Mapping {
   std::size_t length_;
   std::size_t skip_ = 0;
 };
+
+// Whether the CPU finds memory behind an address: a system call that reads it says so without a
+// signal.
+inline bool is_there(const std::byte* address) {
+  std::array<int, 2> ends{};
+  if (pipe(ends.data()) != 0) throw std::system_error(errno, std::generic_category(), "pipe");
+  const Fd reader(ends[0]), writer(ends[1]);
+  return write(writer.get(), address, 1) == 1;
+}
 
 }  // namespace dmabridge::test
