@@ -23,6 +23,13 @@
 static int buffer_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
 {
 	struct dmabridge_buffer *buffer = dmabuf->priv;
+	struct dmabridge_attacher attacher = {
+		.dev = attach->dev,
+		.policy = DMABRIDGE_POLICY_PREFER,
+		.is_static = !attach->importer_ops,
+		.peer2peer = attach->peer2peer,
+		.revocable = dma_buf_attach_revocable(attach),
+	};
 	struct dmabridge_user_state *user;
 	struct dmabridge_facts *facts;
 	int ret;
@@ -35,28 +42,15 @@ static int buffer_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *atta
 	}
 	user->buffer = buffer;
 	user->attach = attach;
-	user->kind = attach->importer_ops ? DMABRIDGE_USER_DYNAMIC : DMABRIDGE_USER_STATIC;
-	user->policy = DMABRIDGE_POLICY_PREFER;
-	user->flags = (attach->peer2peer ? DMABRIDGE_USER_PEER2PEER : 0) |
-		      (dma_buf_attach_revocable(attach) ? DMABRIDGE_USER_REVOCABLE : 0);
+	user->kind = attacher.is_static ? DMABRIDGE_USER_STATIC : DMABRIDGE_USER_DYNAMIC;
+	user->policy = attacher.policy;
+	user->flags = (attacher.peer2peer ? DMABRIDGE_USER_PEER2PEER : 0) |
+		      (attacher.revocable ? DMABRIDGE_USER_REVOCABLE : 0);
 	dmabridge_user_describe_device(user, attach->dev);
 	strscpy(user->name, dev_name(attach->dev), sizeof(user->name));
 	strscpy(user->driver, dev_driver_string(attach->dev), sizeof(user->driver));
 
-	facts->importer_policy = user->policy;
-	facts->is_static = !attach->importer_ops;
-	facts->peer2peer = attach->peer2peer;
-	facts->revocable = user->flags & DMABRIDGE_USER_REVOCABLE;
-	dmabridge_user_facts(buffer, attach->dev, facts);
-	/*
-	 * Below a PCI function is good enough for the distance, but what maps
-	 * for this attachment wants the function itself.
-	 */
-	if (facts->distance >= 0 && !dev_is_pci(attach->dev)) {
-		facts->distance = -1;
-		facts->blockers[facts->nr_blockers++].code = DMABRIDGE_REASON_NOT_PCI;
-	}
-
+	dmabridge_attacher_facts(buffer->region, &attacher, facts);
 	ret = dmabridge_user_join(user, facts);
 	if (ret)
 		goto free;
@@ -183,11 +177,16 @@ static int export_buffer(struct dmabridge_buffer *buffer)
 	return 0;
 }
 
+u32 dmabridge_first_placement(const struct dmabridge_region *region, u32 policy)
+{
+	return policy == DMABRIDGE_POLICY_FORBID || !region->memory ?
+	       DMABRIDGE_PLACEMENT_SYSTEM : DMABRIDGE_PLACEMENT_DEVICE;
+}
+
 /* Under region->entry: the region stays alive until the buffer is on its list. */
 static struct dmabridge_buffer *create(struct dmabridge_region *region, u64 size, u32 policy)
 {
-	u32 placement = policy == DMABRIDGE_POLICY_FORBID || !region->memory ?
-			DMABRIDGE_PLACEMENT_SYSTEM : DMABRIDGE_PLACEMENT_DEVICE;
+	u32 placement = dmabridge_first_placement(region, policy);
 	struct dmabridge_backing *backing;
 	struct dmabridge_buffer *buffer;
 	int ret;
@@ -241,6 +240,7 @@ struct dmabridge_buffer *dmabridge_buffer_create(struct dmabridge_region *region
 						 u32 policy)
 {
 	struct dmabridge_buffer *buffer;
+	int ret;
 
 	if (!size || !PAGE_ALIGNED(size) || !dmabridge_combine_policies(policy, policy))
 		return ERR_PTR(-EINVAL);
@@ -252,12 +252,8 @@ struct dmabridge_buffer *dmabridge_buffer_create(struct dmabridge_region *region
 		return ERR_PTR(-ENOSPC);
 	if (down_read_killable(&region->entry))
 		return ERR_PTR(-EINTR);
-	if (region->dead)
-		buffer = ERR_PTR(-ENODEV);
-	else if (region->stops)
-		buffer = ERR_PTR(-EBUSY);
-	else
-		buffer = create(region, size, policy);
+	ret = dmabridge_region_open(region);
+	buffer = ret ? ERR_PTR(ret) : create(region, size, policy);
 	up_read(&region->entry);
 	return buffer;
 }
@@ -280,6 +276,20 @@ struct dmabridge_buffer *dmabridge_buffer_get(int fd, char *exporter)
 	return dmabuf->priv;
 }
 EXPORT_SYMBOL_GPL(dmabridge_buffer_get);
+
+struct dmabridge_buffer *dmabridge_buffer_get_told(int fd, struct dmabridge_verdict *verdict)
+{
+	struct dmabridge_reason reason = {
+		.code = DMABRIDGE_REASON_FOREIGN_BUFFER,
+		.flags = DMABRIDGE_REASON_BLOCKS_P2P,
+	};
+	struct dmabridge_buffer *buffer;
+
+	buffer = dmabridge_buffer_get(fd, reason.name);
+	if (buffer == ERR_PTR(-EMEDIUMTYPE))
+		dmabridge_verdict_add(verdict, &reason);
+	return buffer;
+}
 
 struct dmabridge_buffer *dmabridge_buffer_ref(struct dmabridge_buffer *buffer)
 {

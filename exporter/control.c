@@ -166,7 +166,6 @@ static long hold_ioctl(unsigned int cmd, void __user *user_arg)
 
 static long bind_ioctl(unsigned int cmd, void __user *user_arg)
 {
-	char exporter[DMABRIDGE_NAME_MAX] = "";
 	struct dmabridge_buffer *buffer;
 	struct dmabridge_bind arg;
 	struct file *file;
@@ -181,18 +180,9 @@ static long bind_ioctl(unsigned int cmd, void __user *user_arg)
 	clear_verdict(&arg.verdict);
 	arg.binding_fd = -1;
 
-	buffer = dmabridge_buffer_get(arg.fd, exporter);
+	buffer = dmabridge_buffer_get_told(arg.fd, &arg.verdict);
 	if (IS_ERR(buffer)) {
 		ret = PTR_ERR(buffer);
-		if (ret == -EMEDIUMTYPE) {
-			struct dmabridge_reason reason = {
-				.code = DMABRIDGE_REASON_FOREIGN_BUFFER,
-				.flags = DMABRIDGE_REASON_BLOCKS_P2P,
-			};
-
-			dmabridge_reason_name(&reason, exporter);
-			dmabridge_verdict_add(&arg.verdict, &reason);
-		}
 	} else {
 		ret = dmabridge_importer_bind(buffer, &arg, &file);
 		dmabridge_buffer_put(buffer);
@@ -227,6 +217,23 @@ static long watch_ioctl(unsigned int cmd, void __user *user_arg)
 	return publish_fd(file, &arg.watch_fd, &arg, sizeof(arg), cmd, user_arg);
 }
 
+static long negotiate_ioctl(unsigned int cmd, void __user *user_arg)
+{
+	struct dmabridge_negotiate arg;
+	int ret, copied;
+
+	ret = dmabridge_copy_in(&arg, sizeof(arg), cmd, user_arg);
+	if (ret)
+		return ret;
+	if (!dmabridge_negotiate_valid(&arg))
+		return -EINVAL;
+	clear_verdict(&arg.verdict);
+	arg.placement = DMABRIDGE_PLACEMENT_NONE;
+	ret = dmabridge_negotiate(&arg);
+	copied = dmabridge_copy_out(user_arg, cmd, &arg, sizeof(arg));
+	return copied ?: ret;
+}
+
 static long control_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	void __user *user_arg = (void __user *)arg;
@@ -248,6 +255,8 @@ static long control_ioctl(struct file *file, unsigned int cmd, unsigned long arg
 		return bind_ioctl(cmd, user_arg);
 	case _IOC_NR(DMABRIDGE_IOCTL_WATCH):
 		return watch_ioctl(cmd, user_arg);
+	case _IOC_NR(DMABRIDGE_IOCTL_NEGOTIATE):
+		return negotiate_ioctl(cmd, user_arg);
 	default:
 		return -ENOTTY;
 	}

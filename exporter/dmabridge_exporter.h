@@ -82,7 +82,9 @@ struct dmabridge_region_ops {
 	/**
 	 * @veto: whether @importer must not reach device memory. It is then
 	 * served from system memory, or refused, with reason EXPORTER_VETO. It must
-	 * not make buffers.
+	 * not make buffers. Anybody may ask about any function at any time
+	 * (DMABRIDGE_IOCTL_NEGOTIATE), from the registration on: @importer need
+	 * have no driver then, and nobody need attach.
 	 * @importer is NULL for one that has no device. @value goes into the
 	 * reason, for the driver's own documentation to explain.
 	 */

@@ -74,6 +74,23 @@ struct dmabridge_user_state *dmabridge_user_add(struct dmabridge_buffer *buffer,
 						const struct dmabridge_user_desc *desc,
 						struct dmabridge_verdict *verdict);
 
+/* A buffer, or one that a region could make, about which DMABRIDGE_IOCTL_NEGOTIATE asks. */
+struct dmabridge_question;
+
+/**
+ * dmabridge_user_ask() - the answer that dmabridge_user_add() would give now
+ * @question: from struct dmabridge_importer.ask
+ * @desc: as for dmabridge_user_add()
+ * @arg: verdict and placement are filled in, on refusal too
+ *
+ * Moves nothing, leaves nothing behind, and tells nobody.
+ *
+ * Return: 0, or the error that dmabridge_user_add() would give, as far as it can be
+ * told without a move.
+ */
+int dmabridge_user_ask(const struct dmabridge_question *question,
+		       const struct dmabridge_user_desc *desc, struct dmabridge_negotiate *arg);
+
 /**
  * dmabridge_user_remove() - the end of a user
  *
@@ -146,22 +163,28 @@ struct dmabridge_segment dmabridge_io_segment(struct dmabridge_user_state *user,
 /**
  * struct dmabridge_importer - a module that serves DMABRIDGE_IOCTL_BIND
  * @id: DMABRIDGE_IMPORTER_*
- * @owner: held while @bind runs
+ * @owner: held while @bind or @ask runs
  * @bind: makes a binding of @buffer and fills in @bind->verdict, on refusal too.
  *	Flags, policy and reserved fields have been checked. Returns the
  *	binding's file, whose references keep the binding alive (it takes its own
  *	on the buffer), or an ERR_PTR.
+ * @ask: what @bind would do with a binding of @target by @arg's policy and flags,
+ *	which have been checked: says what speaks against the target itself in
+ *	@arg->verdict, and has dmabridge_user_ask() judge the rest. Claims nothing.
+ *	Return: 0, or the error that @bind would give.
  */
 struct dmabridge_importer {
 	u32 id;
 	struct module *owner;
 	struct file *(*bind)(struct dmabridge_buffer *buffer, struct file *target,
 			     struct dmabridge_bind *bind);
+	int (*ask)(const struct dmabridge_question *question, struct file *target,
+		   struct dmabridge_negotiate *arg);
 };
 
 /* Return: 0, or -EBUSY if the id is taken. */
 int dmabridge_importer_register(const struct dmabridge_importer *importer);
-/* From module exit: binds under way hold the module, so there is none. */
+/* From module exit: binds and questions under way hold the module, so there is none. */
 void dmabridge_importer_unregister(const struct dmabridge_importer *importer);
 
 /*

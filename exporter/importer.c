@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Modules that serve DMABRIDGE_IOCTL_BIND. They depend on this one; it knows
+ * Modules that serve DMABRIDGE_IOCTL_BIND, and answer for it in advance. They depend on this one; it knows
  * them by number only, and asks for them when they are first needed.
  */
 #include <linux/file.h>
@@ -68,6 +68,27 @@ static const struct dmabridge_importer *importer_get(u32 id)
 	return importer;
 }
 
+/* Loads it if need be. Return: with a reference on its module; NULL: @verdict says so. */
+static const struct dmabridge_importer *importer_need(u32 id, struct dmabridge_verdict *verdict)
+{
+	const struct dmabridge_importer *importer = importer_get(id);
+
+	if (!importer) {
+		request_module("dmabridge-importer-%u", id);
+		importer = importer_get(id);
+	}
+	if (!importer) {
+		struct dmabridge_reason reason = {
+			.code = DMABRIDGE_REASON_NO_IMPORTER,
+			.flags = DMABRIDGE_REASON_BLOCKS_P2P,
+			.value = id,
+		};
+
+		dmabridge_verdict_add(verdict, &reason);
+	}
+	return importer;
+}
+
 int dmabridge_importer_bind(struct dmabridge_buffer *buffer, struct dmabridge_bind *bind,
 			    struct file **file)
 {
@@ -81,24 +102,34 @@ int dmabridge_importer_bind(struct dmabridge_buffer *buffer, struct dmabridge_bi
 	if (!target)
 		return -EBADF;
 
-	importer = importer_get(bind->importer);
-	if (!importer) {
-		request_module("dmabridge-importer-%u", bind->importer);
-		importer = importer_get(bind->importer);
-	}
-	if (!importer) {
-		struct dmabridge_reason reason = {
-			.code = DMABRIDGE_REASON_NO_IMPORTER,
-			.flags = DMABRIDGE_REASON_BLOCKS_P2P,
-			.value = bind->importer,
-		};
-
-		dmabridge_verdict_add(&bind->verdict, &reason);
-		ret = -EOPNOTSUPP;
-	} else {
+	importer = importer_need(bind->importer, &bind->verdict);
+	if (importer) {
 		*file = importer->bind(buffer, target, bind);
 		ret = PTR_ERR_OR_ZERO(*file);
 		module_put(importer->owner);
+	} else {
+		ret = -EOPNOTSUPP;
+	}
+	fput(target);
+	return ret;
+}
+
+int dmabridge_importer_ask(const struct dmabridge_question *question,
+			   struct dmabridge_negotiate *arg)
+{
+	const struct dmabridge_importer *importer;
+	struct file *target;
+	int ret;
+
+	target = fget(arg->target_fd);
+	if (!target)
+		return -EBADF;
+	importer = importer_need(DMABRIDGE_IMPORTER_BLOCK, &arg->verdict);
+	if (importer) {
+		ret = importer->ask(question, target, arg);
+		module_put(importer->owner);
+	} else {
+		ret = -EOPNOTSUPP;
 	}
 	fput(target);
 	return ret;

@@ -147,6 +147,10 @@ static inline bool dmabridge_region_is_io(const struct dmabridge_region *region)
 	return region->kind == DMABRIDGE_REGION_BAR;
 }
 
+/* Referenced, or NULL: there is none with that id. */
+struct dmabridge_region *dmabridge_region_get(u32 id);
+/* Whether it makes buffers now: 0; -ENODEV: it is gone; -EBUSY: stopped. entry held. */
+int dmabridge_region_open(const struct dmabridge_region *region);
 /* Asks its driver. Return: whether @importer must not reach device memory. */
 bool dmabridge_region_vetoes(struct dmabridge_region *region, struct device *importer, u64 *value);
 u32 dmabridge_region_count(void);
@@ -253,9 +257,6 @@ struct dmabridge_user_state {
 int dmabridge_user_join(struct dmabridge_user_state *user, struct dmabridge_facts *facts);
 /* Off the list; the buffer may go back to its device. */
 void dmabridge_user_leave(struct dmabridge_user_state *user);
-/* Fill in how @importer, which may be NULL, reaches the device memory of @buffer. */
-void dmabridge_user_facts(struct dmabridge_buffer *buffer, struct device *importer,
-			  struct dmabridge_facts *facts);
 /* Back to the device, if that is where it belongs by now. place_lock held. */
 void dmabridge_go_home(struct dmabridge_buffer *buffer);
 /* First user with @flag, or NULL. Under place_lock or dma_resv. */
@@ -269,6 +270,36 @@ void dmabridge_user_describe_device(struct dmabridge_user_state *user, struct de
 
 int dmabridge_hold_create(struct dmabridge_buffer *buffer, struct dmabridge_hold *arg,
 			  struct file **file);
+
+/* --- facts.c -------------------------------------------------------------- */
+
+/* How a driver attaches. */
+struct dmabridge_attacher {
+	struct device *dev;
+	u32 policy;
+	bool is_static;
+	bool peer2peer;
+	bool revocable;
+};
+
+/* The importer's half of @facts, which are zero before: of an attachment... */
+void dmabridge_attacher_facts(struct dmabridge_region *region,
+			      const struct dmabridge_attacher *attacher,
+			      struct dmabridge_facts *facts);
+/* ... and of an importer of our own. */
+void dmabridge_user_facts(struct dmabridge_region *region, u32 buffer_policy,
+			  const struct dmabridge_user_desc *desc, struct dmabridge_facts *facts);
+/* The buffer's half. place_lock held. */
+void dmabridge_buffer_facts(struct dmabridge_buffer *buffer, struct dmabridge_facts *facts);
+/* The same of a buffer that @region would make. */
+void dmabridge_new_buffer_facts(const struct dmabridge_region *region, u64 size, u32 policy,
+				struct dmabridge_facts *facts);
+
+/* --- negotiate.c ---------------------------------------------------------- */
+
+bool dmabridge_negotiate_valid(const struct dmabridge_negotiate *arg);
+/* Fills in verdict and placement, which are clear before. */
+int dmabridge_negotiate(struct dmabridge_negotiate *arg);
 
 /* --- buffer.c ------------------------------------------------------------- */
 
@@ -306,6 +337,10 @@ struct dmabridge_buffer {
 
 extern const struct dma_buf_ops dmabridge_dma_buf_ops;
 
+/* As dmabridge_buffer_get(); whose else it is gets into @verdict. */
+struct dmabridge_buffer *dmabridge_buffer_get_told(int fd, struct dmabridge_verdict *verdict);
+/* Where a new buffer's bytes are. */
+u32 dmabridge_first_placement(const struct dmabridge_region *region, u32 policy);
 int dmabridge_buffer_query(struct dmabridge_buffer *buffer, struct dmabridge_query *query);
 
 /* --- placement.c ---------------------------------------------------------- */
@@ -325,6 +360,13 @@ int dmabridge_place_lock(struct dmabridge_buffer *buffer, struct dmabridge_verdi
  */
 int dmabridge_check_request(struct dmabridge_buffer *buffer, u32 placement,
 			    struct dmabridge_verdict *verdict);
+/*
+ * Whether dmabridge_move_locked() can be expected to succeed: what it alone finds
+ * out (no memory, pins through user mappings, fences that do not end, an engine
+ * that fails) is left out. Reasons against it are added to @verdict. place_lock held.
+ */
+int dmabridge_check_move(struct dmabridge_buffer *buffer, u32 placement,
+			 struct dmabridge_verdict *verdict);
 /* Move on request. */
 int dmabridge_move(struct dmabridge_buffer *buffer, struct dmabridge_move *arg);
 /* To system memory, by its driver's will. @code is put on record. */
@@ -368,11 +410,18 @@ void dmabridge_path_facts(struct dmabridge_facts *facts, const struct dmabridge_
 struct pci_dev *dmabridge_pci_parent(struct device *dev);
 u64 dmabridge_pci_address(struct pci_dev *pdev);
 
+/* --- deny.c --------------------------------------------------------------- */
+
+/* Whether the administrator keeps the two from P2P. */
+bool dmabridge_denied(struct pci_dev *a, struct pci_dev *b);
+
 /* --- importer.c ----------------------------------------------------------- */
 
 u64 dmabridge_importer_mask(void);
 int dmabridge_importer_bind(struct dmabridge_buffer *buffer, struct dmabridge_bind *bind,
 			    struct file **file);
+int dmabridge_importer_ask(const struct dmabridge_question *question,
+			   struct dmabridge_negotiate *arg);
 
 /* --- watch.c -------------------------------------------------------------- */
 

@@ -97,16 +97,22 @@ static unsigned int count_path_redirects(struct pci_dev *a, struct pci_dev *b,
 	       count_redirects(common, pci_upstream_bridge(common), blame);
 }
 
-/* The host bridge as p2pdma names it: by the first function on its root bus. */
+/*
+ * The host bridge as p2pdma names it: by the first function on its root bus, if
+ * that is 00.0 or a root port. Like p2pdma's, this walk takes no pci_bus_sem, which
+ * error recovery holds when it revokes: @pdev keeps what is above it.
+ */
 static void blame_host_bridge(struct dmabridge_facts *facts, struct pci_dev *pdev)
 {
-	struct pci_dev *root = pci_get_slot(pci_find_host_bridge(pdev->bus)->bus, PCI_DEVFN(0, 0));
+	struct pci_bus *bus = pci_find_host_bridge(pdev->bus)->bus;
+	struct pci_dev *root;
 
-	if (!root)
+	root = bus ? list_first_entry_or_null(&bus->devices, struct pci_dev, bus_list) : NULL;
+	if (!root || (root->devfn != PCI_DEVFN(0, 0) &&
+		      pci_pcie_type(root) != PCI_EXP_TYPE_ROOT_PORT))
 		return;
 	add_blocker(facts, DMABRIDGE_REASON_HOST_BRIDGE_UNLISTED, root,
 		    (u64)root->vendor << 16 | root->device);
-	pci_dev_put(root);
 }
 
 /*
@@ -133,7 +139,7 @@ void dmabridge_path_facts(struct dmabridge_facts *facts, const struct dmabridge_
 	struct pci_dev *importer = dmabridge_pci_parent(client);
 	struct pci_dev *provider = region->pdev;
 	struct pci_dev *common;
-	unsigned int known = facts->nr_blockers;
+	unsigned int known;
 	bool redirected;
 
 	facts->distance = -1;
@@ -143,7 +149,10 @@ void dmabridge_path_facts(struct dmabridge_facts *facts, const struct dmabridge_
 		add_blocker(facts, DMABRIDGE_REASON_NOT_PCI, NULL, 0);
 		return;
 	}
+	if (dmabridge_denied(provider, importer))
+		add_blocker(facts, DMABRIDGE_REASON_DENIED, importer, 0);
 
+	known = facts->nr_blockers;
 	facts->distance = pci_p2pdma_distance(provider, client, false);
 	common = common_bridge(provider, importer);
 	if (facts->distance >= 0) {

@@ -125,6 +125,16 @@ static u64 count_importer_pins(struct dmabridge_buffer *buffer)
 	return pins;
 }
 
+static int check_importers(struct dmabridge_buffer *buffer, struct dmabridge_verdict *verdict)
+{
+	u64 pins = count_importer_pins(buffer) + dmabridge_mapped_for_good(buffer);
+
+	if (!pins)
+		return 0;
+	add_reason(verdict, DMABRIDGE_REASON_PINNED_BY_IMPORTER, pins);
+	return -EBUSY;
+}
+
 /*
  * Pins through user mappings, after those were zapped. A process that exits, or
  * memory management looking at pages, holds references for a moment too: give
@@ -163,12 +173,9 @@ static int replace_backing(struct dmabridge_buffer *buffer, struct dmabridge_bac
 	u64 pins;
 	int ret;
 
-	dma_resv_assert_held(buffer->dmabuf->resv);
-	pins = count_importer_pins(buffer) + dmabridge_mapped_for_good(buffer);
-	if (pins) {
-		add_reason(verdict, DMABRIDGE_REASON_PINNED_BY_IMPORTER, pins);
-		return -EBUSY;
-	}
+	ret = check_importers(buffer, verdict);
+	if (ret)
+		return ret;
 	dma_buf_invalidate_mappings(buffer->dmabuf);
 	unmap_mapping_range(buffer->dmabuf->file->f_mapping, 0, 0, 1);
 	pins = count_user_pins(from);
@@ -214,6 +221,24 @@ static void explain_no_memory(struct dmabridge_verdict *verdict, u32 placement, 
 		add_reason(verdict, DMABRIDGE_REASON_NO_DEVICE_MEMORY, size);
 }
 
+/* Neither buffer nor region are in a state that keeps it from @placement. */
+static int check_state(struct dmabridge_buffer *buffer, u32 placement,
+		       struct dmabridge_verdict *verdict)
+{
+	lockdep_assert_held(&buffer->place_lock);
+	if (READ_ONCE(buffer->revoked)) {
+		add_reason(verdict, DMABRIDGE_REASON_REVOKED, 0);
+		return -ENODEV;
+	}
+	/* Whoever stops the region looks at every buffer after that, by place_lock. */
+	if (placement == DMABRIDGE_PLACEMENT_DEVICE && buffer->placement != placement &&
+	    READ_ONCE(buffer->region->stops)) {
+		add_reason(verdict, DMABRIDGE_REASON_SUSPENDED, 0);
+		return -EBUSY;
+	}
+	return 0;
+}
+
 static int try_move(struct dmabridge_buffer *buffer, u32 placement,
 		    const struct dmabridge_reason *why, struct dmabridge_verdict *verdict)
 {
@@ -222,17 +247,9 @@ static int try_move(struct dmabridge_buffer *buffer, u32 placement,
 
 	lockdep_assert_held(&buffer->place_lock);
 	from = buffer->backing;
-	if (READ_ONCE(buffer->revoked)) {
-		add_reason(verdict, DMABRIDGE_REASON_REVOKED, 0);
-		return -ENODEV;
-	}
-	if (buffer->placement == placement)
-		return 0;
-	/* Whoever stops the region looks at every buffer after that, by place_lock. */
-	if (placement == DMABRIDGE_PLACEMENT_DEVICE && READ_ONCE(buffer->region->stops)) {
-		add_reason(verdict, DMABRIDGE_REASON_SUSPENDED, 0);
-		return -EBUSY;
-	}
+	ret = check_state(buffer, placement, verdict);
+	if (ret || buffer->placement == placement)
+		return ret;
 
 	to = dmabridge_backing_alloc(buffer->region, placement, buffer->size, buffer->memcg);
 	if (IS_ERR(to)) {
@@ -263,6 +280,22 @@ int dmabridge_move_locked(struct dmabridge_buffer *buffer, u32 placement,
 	ret = try_move(buffer, placement, why, verdict);
 	if (ret || from != placement)
 		trace_dmabridge_move(buffer, from, placement, why, verdict, ret);
+	return ret;
+}
+
+int dmabridge_check_move(struct dmabridge_buffer *buffer, u32 placement,
+			 struct dmabridge_verdict *verdict)
+{
+	int ret;
+
+	ret = check_state(buffer, placement, verdict);
+	if (ret || buffer->placement == placement)
+		return ret;
+	ret = dma_resv_lock_interruptible(buffer->dmabuf->resv, NULL);
+	if (ret)
+		return ret;
+	ret = check_importers(buffer, verdict);
+	dma_resv_unlock(buffer->dmabuf->resv);
 	return ret;
 }
 

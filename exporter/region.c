@@ -148,6 +148,26 @@ int dmabridge_region_describe(struct dmabridge_region_info *info)
 	return region ? 0 : -ENOENT;
 }
 
+struct dmabridge_region *dmabridge_region_get(u32 id)
+{
+	struct dmabridge_region *region;
+
+	mutex_lock(&regions_lock);
+	region = xa_load(&regions, id);
+	if (region)
+		get_device(&region->dev);
+	mutex_unlock(&regions_lock);
+	return region;
+}
+
+int dmabridge_region_open(const struct dmabridge_region *region)
+{
+	lockdep_assert_held(&region->entry);
+	if (region->dead)
+		return -ENODEV;
+	return region->stops ? -EBUSY : 0;
+}
+
 bool dmabridge_region_vetoes(struct dmabridge_region *region, struct device *importer, u64 *value)
 {
 	bool vetoes = false;
@@ -475,7 +495,18 @@ EXPORT_SYMBOL_GPL(dmabridge_revoke_all);
 static void recover(struct work_struct *work)
 {
 	struct dmabridge_region *region = container_of(work, struct dmabridge_region, recovery);
+	bool revoked;
 
+	/*
+	 * Only then were all buffers revoked, and none made since. A run that was
+	 * queued while another was at it may find that one's work done, and new
+	 * buffers; or a new loss, after which it will be queued again.
+	 */
+	down_read(&region->entry);
+	revoked = (region->stops & (STOP_LOST | STOP_REVOKED)) == STOP_REVOKED;
+	up_read(&region->entry);
+	if (!revoked)
+		return;
 	finish_revokes(region);
 	down_write(&region->entry);
 	/* Lost again while we waited: the next recovery ends it. */

@@ -60,68 +60,6 @@ struct dmabridge_reason dmabridge_user_reason(const struct dmabridge_user_state 
 	return reason;
 }
 
-void dmabridge_user_facts(struct dmabridge_buffer *buffer, struct device *importer,
-			  struct dmabridge_facts *facts)
-{
-	struct dmabridge_region *region = buffer->region;
-	struct dmabridge_reason veto = { .code = DMABRIDGE_REASON_EXPORTER_VETO };
-
-	facts->region_kind = region->kind;
-	facts->distance = -1;
-	if (region->kind == DMABRIDGE_REGION_BAR)
-		dmabridge_path_facts(facts, region, importer);
-	else if (region->kind == DMABRIDGE_REGION_STOLEN)
-		facts->path_route = DMABRIDGE_ROUTE_STOLEN;
-	facts->vetoed = dmabridge_region_vetoes(region, importer, &veto.value);
-	if (facts->vetoed && facts->nr_blockers < DMABRIDGE_MAX_BLOCKERS)
-		facts->blockers[facts->nr_blockers++] = veto;
-}
-
-/* Reads of a BAR by the CPU are slow; RAM and engines are not. */
-static u64 copy_limit(const struct dmabridge_buffer *buffer)
-{
-	const struct dmabridge_region *region = buffer->region;
-
-	if (!READ_ONCE(buffer->touched) || !dmabridge_region_is_io(region) || region->has_engine)
-		return U64_MAX;
-	return region->move_limit;
-}
-
-/* Why it is in system memory, if it is for nobody's sake. place_lock held. */
-static struct dmabridge_reason why_in_system(const struct dmabridge_buffer *buffer)
-{
-	struct dmabridge_reason why = buffer->last_move;
-
-	if (READ_ONCE(buffer->region->stops))
-		why.code = DMABRIDGE_REASON_SUSPENDED;
-	else if (why.code == DMABRIDGE_REASON_SUSPENDED)
-		why.code = DMABRIDGE_REASON_EVICTED;	/* and could not go back */
-	return why;
-}
-
-/* The buffer's half of the facts. place_lock held. */
-static void buffer_facts(struct dmabridge_buffer *buffer, struct dmabridge_facts *facts)
-{
-	const struct dmabridge_user_state *needer;
-
-	lockdep_assert_held(&buffer->place_lock);
-	facts->buffer_policy = buffer->policy;
-	facts->placement = buffer->placement;
-	facts->why_in_system = why_in_system(buffer);
-	facts->exporter = dmabridge_region_address(buffer->region);
-	facts->size = buffer->size;
-	facts->copy_limit = copy_limit(buffer);
-	facts->takes_unrevocable = buffer->region->take_unrevocable;
-
-	needer = dmabridge_user_find(buffer, DMABRIDGE_USER_NEEDS_SYSTEM);
-	if (needer)
-		facts->system_needer = dmabridge_user_reason(needer, DMABRIDGE_REASON_DEMOTED, 0);
-	needer = dmabridge_user_find(buffer, DMABRIDGE_USER_NEEDS_DEVICE);
-	if (needer)
-		facts->device_needer = dmabridge_user_reason(needer, DMABRIDGE_REASON_HELD,
-							     DMABRIDGE_PLACEMENT_DEVICE);
-}
-
 static void enlist(struct dmabridge_user_state *user)
 {
 	struct dmabridge_buffer *buffer = user->buffer;
@@ -151,7 +89,7 @@ int dmabridge_user_join(struct dmabridge_user_state *user, struct dmabridge_fact
 	ret = dmabridge_place_lock(buffer, &user->verdict);
 	if (ret)
 		goto out;
-	buffer_facts(buffer, facts);
+	dmabridge_buffer_facts(buffer, facts);
 	dmabridge_judge(facts, &user->verdict, &decision);
 	ret = decision.error;
 	if (!ret && decision.placement != facts->placement) {
@@ -223,25 +161,12 @@ void dmabridge_user_leave(struct dmabridge_user_state *user)
 
 /* --- users that are no attachment: bindings --------------------------------------- */
 
-/*
- * Whether an importer's own reasons against P2P are ones against the buffer's
- * memory. RAM serves all, but one that insists on DMA gets no copy.
- */
-static bool reasons_count(const struct dmabridge_buffer *buffer,
-			  const struct dmabridge_user_desc *desc)
-{
-	return buffer->region->kind != DMABRIDGE_REGION_STOLEN ||
-	       (desc->may_copy && dmabridge_combine_policies(buffer->policy, desc->policy) ==
-					DMABRIDGE_POLICY_REQUIRE);
-}
-
 struct dmabridge_user_state *dmabridge_user_add(struct dmabridge_buffer *buffer,
 						const struct dmabridge_user_desc *desc,
 						struct dmabridge_verdict *verdict)
 {
 	struct dmabridge_user_state *user;
 	struct dmabridge_facts *facts;
-	u32 i;
 	int ret;
 
 	user = kzalloc_obj(*user);
@@ -253,21 +178,12 @@ struct dmabridge_user_state *dmabridge_user_add(struct dmabridge_buffer *buffer,
 	user->buffer = buffer;
 	user->kind = DMABRIDGE_USER_BINDING;
 	user->policy = desc->policy;
-	/* Its I/O is gated and drained: it follows every move, and every revoke. */
 	user->flags = DMABRIDGE_USER_PEER2PEER | DMABRIDGE_USER_REVOCABLE;
 	if (desc->device)
 		dmabridge_user_describe_device(user, desc->device);
 	strscpy(user->name, desc->name, sizeof(user->name));
 
-	facts->importer_policy = desc->policy;
-	facts->peer2peer = true;
-	facts->revocable = true;
-	facts->needs_pages = !buffer->region->has_pages;
-	if (reasons_count(buffer, desc))
-		for (i = 0; i < min(desc->nr_reasons, DMABRIDGE_MAX_BLOCKERS); i++)
-			facts->blockers[facts->nr_blockers++] = desc->reasons[i];
-	dmabridge_user_facts(buffer, desc->device, facts);
-
+	dmabridge_user_facts(buffer->region, buffer->policy, desc, facts);
 	ret = dmabridge_user_join(user, facts);
 	*verdict = user->verdict;
 	if (ret)

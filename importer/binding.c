@@ -121,29 +121,51 @@ static const struct file_operations binding_fops = {
 	.release = binding_release,
 };
 
+/* @target as a user of a buffer. @blockers, zero before, and @target have to outlive @desc. */
+static void describe_user(const struct block_target *target, u32 policy,
+			  struct reason_list *blockers, struct dmabridge_user_desc *desc)
+{
+	target_p2p_reasons(target, blockers);
+	*desc = (struct dmabridge_user_desc){
+		.device = target_device(target),
+		.name = target_name(target),
+		.policy = policy,
+		.write = target->flags & DMABRIDGE_BIND_READ,
+		.may_copy = !target->direct || !(target->raw || target->listed),
+		.reasons = blockers->reasons,
+		.nr_reasons = min(blockers->nr, DMABRIDGE_MAX_REASONS),
+	};
+}
+
+/* Through the page cache, whatever the buffer's place. */
+static void correct_route(const struct block_target *target, const struct reason_list *blockers,
+			  struct dmabridge_verdict *verdict)
+{
+	u32 i;
+
+	if (target->direct)
+		return;
+	verdict->route = DMABRIDGE_ROUTE_BOUNCE;
+	if (verdict->nr_reasons)
+		return;
+	/* Stolen memory serves all: the target's reasons were no reasons until now. */
+	for (i = 0; i < min(blockers->nr, DMABRIDGE_MAX_REASONS); i++)
+		dmabridge_verdict_add(verdict, &blockers->reasons[i]);
+}
+
 static int join(struct block_binding *binding, struct dmabridge_buffer *buffer,
 		struct dmabridge_bind *bind)
 {
 	struct reason_list *blockers __free(kfree) = kzalloc_obj(*blockers);
-	struct dmabridge_user_desc desc = {
-		.device = target_device(&binding->target),
-		.name = target_name(&binding->target),
-		.policy = bind->policy,
-		.write = bind->flags & DMABRIDGE_BIND_READ,
-		.may_copy = !binding->target.direct ||
-			    !(binding->target.raw || binding->target.listed),
-	};
+	struct dmabridge_user_desc desc;
 
 	if (!blockers)
 		return -ENOMEM;
-	target_p2p_reasons(&binding->target, blockers);
-	desc.reasons = blockers->reasons;
-	desc.nr_reasons = min(blockers->nr, DMABRIDGE_MAX_REASONS);
+	describe_user(&binding->target, bind->policy, blockers, &desc);
 	binding->user = dmabridge_user_add(buffer, &desc, &bind->verdict);
 	if (IS_ERR(binding->user))
 		return PTR_ERR(binding->user);
-	if (!binding->target.direct)
-		bind->verdict.route = DMABRIDGE_ROUTE_BOUNCE;
+	correct_route(&binding->target, blockers, &bind->verdict);
 	binding->verdict = bind->verdict;
 	return 0;
 }
@@ -166,6 +188,9 @@ struct file *binding_create(struct dmabridge_buffer *buffer, struct file *target
 	ret = target_init(&binding->target, target, bind->flags, &bind->verdict);
 	if (ret)
 		goto free_counters;
+	ret = target_claim(&binding->target, &bind->verdict);
+	if (ret)
+		goto exit_target;
 	ret = join(binding, buffer, bind);
 	if (ret)
 		goto exit_target;
@@ -186,4 +211,39 @@ free_counters:
 free_binding:
 	kfree(binding);
 	return ERR_PTR(ret);
+}
+
+static int ask_target(const struct dmabridge_question *question, struct block_target *target,
+		      struct dmabridge_negotiate *arg)
+{
+	struct reason_list *blockers __free(kfree) = kzalloc_obj(*blockers);
+	struct dmabridge_user_desc desc;
+	int ret;
+
+	if (!blockers)
+		return -ENOMEM;
+	ret = target_check_claim(target, &arg->verdict);
+	if (ret)
+		return ret;
+	describe_user(target, arg->policy, blockers, &desc);
+	ret = dmabridge_user_ask(question, &desc, arg);
+	if (!ret)
+		correct_route(target, blockers, &arg->verdict);
+	return ret;
+}
+
+int binding_ask(const struct dmabridge_question *question, struct file *file,
+		struct dmabridge_negotiate *arg)
+{
+	struct block_target *target __free(kfree) = kzalloc_obj(*target);
+	int ret;
+
+	if (!target)
+		return -ENOMEM;
+	ret = target_init(target, file, arg->flags, &arg->verdict);
+	if (ret)
+		return ret;
+	ret = ask_target(question, target, arg);
+	target_exit(target);
+	return ret;
 }

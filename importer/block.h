@@ -75,11 +75,18 @@ struct reason_list {
 
 /*
  * Return: 0; else why @file is no target for @flags, with a reason in @verdict:
- * -EBADF: not opened for that; -EINVAL: opened O_APPEND; -EROFS; -EBUSY: a
- * device to be written is in use; -EOPNOTSUPP: not a block device or file.
+ * -EBADF: not opened for that; -EINVAL: opened O_APPEND; -EOPNOTSUPP: not a block
+ * device or file.
  */
 int target_init(struct block_target *target, struct file *file, u32 flags,
 		struct dmabridge_verdict *verdict);
+/*
+ * Keep others from a raw device that is to be written, until target_exit(). Return:
+ * 0; else why not, with a reason in @verdict: -EROFS; -EBUSY: it is in use.
+ */
+int target_claim(struct block_target *target, struct dmabridge_verdict *verdict);
+/* Whether it could be claimed now. */
+int target_check_claim(const struct block_target *target, struct dmabridge_verdict *verdict);
 void target_exit(struct block_target *target);
 /* All reasons why DMA to a peer cannot be used now, apart from the PCI path. */
 void target_p2p_reasons(const struct block_target *target, struct reason_list *list);
@@ -113,6 +120,9 @@ struct block_binding {
 
 struct file *binding_create(struct dmabridge_buffer *buffer, struct file *target,
 			    struct dmabridge_bind *bind);
+/* What binding_create() would say, without a binding. */
+int binding_ask(const struct dmabridge_question *question, struct file *target,
+		struct dmabridge_negotiate *arg);
 
 /* --- command.c -------------------------------------------------------------- */
 

@@ -12,6 +12,7 @@ static const struct dmabridge_importer block_importer = {
 	.id = DMABRIDGE_IMPORTER_BLOCK,
 	.owner = THIS_MODULE,
 	.bind = binding_create,
+	.ask = binding_ask,
 };
 
 static int __init dmabridge_block_init(void)

@@ -259,36 +259,13 @@ static int check_access(const struct file *file, u32 flags, struct dmabridge_ver
 	return 0;
 }
 
-/* All bindings are one holder, the module: several may write to one device. */
-static int claim_device(struct block_target *target, struct dmabridge_verdict *verdict)
-{
-	if (bdev_read_only(target->bdev))
-		return refuse(verdict, -EROFS, DMABRIDGE_REASON_TARGET_READ_ONLY, 0,
-			      disk_name(target));
-	target->claim = bdev_file_open_by_dev(target->bdev->bd_dev,
-					      BLK_OPEN_READ | BLK_OPEN_WRITE,
-					      THIS_MODULE, NULL);
-	if (IS_ERR(target->claim)) {
-		int error = PTR_ERR(target->claim);
-
-		target->claim = NULL;
-		if (error == -EBUSY)
-			refuse(verdict, error, DMABRIDGE_REASON_TARGET_BUSY, 0, disk_name(target));
-		return error;
-	}
-	return 0;
-}
-
-static int init_raw(struct block_target *target, struct dmabridge_verdict *verdict)
+static void init_raw(struct block_target *target)
 {
 	target->raw = true;
 	target->direct = true;
 	target->bdev = file_bdev(target->file);
 	target->offset_align = bdev_logical_block_size(target->bdev);
 	target->memory_align = bdev_dma_alignment(target->bdev) + 1;
-	if (target->flags & DMABRIDGE_BIND_WRITE)
-		return claim_device(target, verdict);
-	return 0;
 }
 
 static int init_file(struct block_target *target, struct dmabridge_verdict *verdict)
@@ -346,10 +323,72 @@ int target_init(struct block_target *target, struct file *file, u32 flags,
 	target->file = get_file(file);
 	target->flags = flags;
 	seqlock_init(&target->runs_lock);
-	ret = S_ISBLK(mode) ? init_raw(target, verdict) : init_file(target, verdict);
+	if (S_ISBLK(mode)) {
+		init_raw(target);
+		return 0;
+	}
+	ret = init_file(target, verdict);
 	if (ret)
 		target_exit(target);
 	return ret;
+}
+
+static bool needs_claim(const struct block_target *target)
+{
+	return target->raw && target->flags & DMABRIDGE_BIND_WRITE;
+}
+
+static int check_writable(const struct block_target *target, struct dmabridge_verdict *verdict)
+{
+	if (!bdev_read_only(target->bdev))
+		return 0;
+	return refuse(verdict, -EROFS, DMABRIDGE_REASON_TARGET_READ_ONLY, 0, disk_name(target));
+}
+
+static int explain_claim(const struct block_target *target, struct dmabridge_verdict *verdict,
+			 int error)
+{
+	if (error == -EBUSY)
+		refuse(verdict, error, DMABRIDGE_REASON_TARGET_BUSY, 0, disk_name(target));
+	return error;
+}
+
+/* All bindings are one holder, the module: several may write to one device. */
+int target_claim(struct block_target *target, struct dmabridge_verdict *verdict)
+{
+	struct file *claim;
+	int ret;
+
+	if (!needs_claim(target))
+		return 0;
+	ret = check_writable(target, verdict);
+	if (ret)
+		return ret;
+	claim = bdev_file_open_by_dev(target->bdev->bd_dev, BLK_OPEN_READ | BLK_OPEN_WRITE,
+				      THIS_MODULE, NULL);
+	if (IS_ERR(claim))
+		return explain_claim(target, verdict, PTR_ERR(claim));
+	target->claim = claim;
+	return 0;
+}
+
+int target_check_claim(const struct block_target *target, struct dmabridge_verdict *verdict)
+{
+	int ret;
+
+	if (!needs_claim(target))
+		return 0;
+	ret = check_writable(target, verdict);
+	if (ret)
+		return ret;
+	if (!disk_live(target->bdev->bd_disk))
+		return -ENXIO;
+	/* Others who claim it right now wait, and do not fail. */
+	ret = bd_prepare_to_claim(target->bdev, THIS_MODULE, NULL);
+	if (ret)
+		return explain_claim(target, verdict, ret);
+	bd_abort_claiming(target->bdev, THIS_MODULE);
+	return 0;
 }
 
 void target_exit(struct block_target *target)

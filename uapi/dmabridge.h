@@ -99,6 +99,7 @@ enum dmabridge_reason_code {
 	DMABRIDGE_REASON_EVICTED		= 16,	/* moved to system memory by the driver of its device */
 	DMABRIDGE_REASON_SUSPENDED		= 17,	/* the driver lets nothing onto its device for now */
 	DMABRIDGE_REASON_COPY_FAILED		= 18,	/* the device's copy engine; value: errno, positive */
+	DMABRIDGE_REASON_NOT_MOVABLE		= 19,	/* its exporter cannot move it to system memory */
 
 	/* the importer */
 	DMABRIDGE_REASON_STATIC_IMPORTER	= 20,	/* dma_buf_attach(): cannot follow a move */
@@ -107,12 +108,22 @@ enum dmabridge_reason_code {
 	DMABRIDGE_REASON_NOT_PCI		= 23,	/* no PCI function behind the importer */
 	DMABRIDGE_REASON_EXPORTER_VETO		= 24,	/* the exporting driver refuses it; value: driver's own */
 	DMABRIDGE_REASON_DMA_MASK		= 25,	/* it cannot address the device's memory; value: its DMA mask */
+	DMABRIDGE_REASON_BY_CPU			= 26,	/* its driver touches memory by the CPU (software RDMA); name: it */
 
 	/* the path */
 	DMABRIDGE_REASON_ACS_REDIRECT		= 40,	/* a bridge sends P2P up; device: bridge, value: ACS control bits */
 	DMABRIDGE_REASON_HOST_BRIDGE_UNLISTED	= 41,	/* device: host bridge's first function, value: vendor << 16 | device id */
 	DMABRIDGE_REASON_NO_PATH		= 42,	/* the kernel says no; value: pci_p2pdma_distance() */
 	DMABRIDGE_REASON_MEMORY_ENCRYPTION	= 43,	/* SEV, TDX */
+	DMABRIDGE_REASON_DENIED			= 44,	/* by the administrator (parameter deny); device: the importer */
+	DMABRIDGE_REASON_KERNEL_NO_P2PDMA	= 45,	/* built without CONFIG_PCI_P2PDMA; name: the kernel's release */
+	DMABRIDGE_REASON_BAR_DISABLED		= 46,	/* it has no address, or its function does not decode it; value: its number */
+	DMABRIDGE_REASON_SMALL_BAR		= 47,	/* it shows a part of the device's memory only; value: its size */
+	DMABRIDGE_REASON_BROKEN_PATH		= 48,	/* bytes sent this way did not arrive; value: how many of them */
+	DMABRIDGE_REASON_VIRTUAL_MACHINE	= 49,	/* the host's bridges cannot be seen; name: the hypervisor */
+	DMABRIDGE_REASON_MODULE_LOCKED_OUT	= 50,	/* Secure Boot or lockdown takes signed modules only; name: which */
+	DMABRIDGE_REASON_PATH_UNKNOWN		= 51,	/* what decides could not be read; name: what */
+	DMABRIDGE_REASON_NOT_MAPPABLE		= 52,	/* the architecture cannot map a BAR; name: it */
 
 	/* block devices and files */
 	DMABRIDGE_REASON_QUEUE_NO_P2P		= 60,	/* the driver's queue lacks the PCI P2PDMA feature; name: the disk */
@@ -129,6 +140,14 @@ enum dmabridge_reason_code {
 	DMABRIDGE_REASON_TARGET_BUSY		= 71,	/* mounted, or claimed by somebody else */
 	DMABRIDGE_REASON_FOREIGN_BUFFER		= 72,	/* a dma-buf of another exporter; name: that exporter */
 	DMABRIDGE_REASON_NO_IMPORTER		= 73,	/* dmabridge_block is not loaded */
+	DMABRIDGE_REASON_LEG			= 74,	/* a disk that it is made of cannot; name: that one, device: its function */
+	DMABRIDGE_REASON_RAID_WRITE		= 75,	/* md takes a failed P2P write for a failed leg; name: the disk */
+
+	/* RDMA devices */
+	DMABRIDGE_REASON_NO_DMABUF_MR		= 80,	/* provider library or driver lacks dma-buf MRs; name: the device, value: errno */
+	DMABRIDGE_REASON_DMABUF_MR_REFUSED	= 81,	/* its driver could not register the dma-buf; name: the device, value: errno */
+	DMABRIDGE_REASON_PIN_LIMIT		= 82,	/* RLIMIT_MEMLOCK; name: the device, value: the limit */
+	DMABRIDGE_REASON_NOT_PINNABLE		= 83,	/* the buffer's mapping cannot be pinned; name: its exporter, value: errno */
 };
 
 /* One reason with its evidence. device is set only with DMABRIDGE_REASON_HAS_DEVICE. */
@@ -331,6 +350,47 @@ struct dmabridge_event {
 #define DMABRIDGE_EVENT_REVOKED		(1U << 0)
 #define DMABRIDGE_EVENT_RELEASED	(1U << 1)	/* its last reference is gone */
 
+/*
+ * What would an importer get? The same judgement as at its attach or bind, but
+ * nothing is attached, bound, claimed or moved, nobody is told, and nothing keeps
+ * the answer true. About a buffer that there is (fd), or, with fd -1, about one
+ * of that size and policy which region_id would make, empty and on its device;
+ * whether there is memory left for it is not asked. -ENOENT: no such region;
+ * -ENODEV: it is gone; -ENOSPC: it is smaller than that; -EBUSY: it is suspended.
+ *
+ * The importer is a target as of DMABRIDGE_IOCTL_BIND with the block importer
+ * (FILE: target_fd, and flags READ, WRITE), or a PCI function whose driver would
+ * attach as flags say (PCI: device, and flags STATIC alone, or PEER2PEER,
+ * REVOCABLE; no such function: -ENODEV, and no reason). A function without a driver
+ * is judged by the DMA mask that it has: PCI's own, 32 bits. A file is opened for
+ * the answer, which those who watch files can see.
+ *
+ * 0: it would be served. Else the error that its attach or bind would get; the
+ * verdict comes with both. What a move alone finds out is not foretold: memory
+ * that is used up, pages pinned through user mappings, a copy engine that fails.
+ */
+struct dmabridge_negotiate {
+	__s32 fd;			/* in: the dma-buf, or -1 */
+	__u32 region_id;		/* in: with fd -1, else 0 */
+	__u64 size;			/* in: with fd -1, else 0 */
+	__u32 buffer_policy;		/* in: with fd -1, else 0 */
+	__u32 policy;			/* in: the importer's */
+	__u32 kind;			/* in: DMABRIDGE_NEGOTIATE_FILE or _PCI */
+	__u32 flags;			/* in */
+	__s32 target_fd;		/* in: FILE; else -1 */
+	__u32 placement;		/* out: it would be served from there; NONE: refused */
+	__u64 device;			/* in: PCI; else 0 */
+	struct dmabridge_verdict verdict;	/* out, also on error */
+};
+#define DMABRIDGE_NEGOTIATE_FILE	1
+#define DMABRIDGE_NEGOTIATE_PCI		2
+
+#define DMABRIDGE_NEGOTIATE_READ	DMABRIDGE_BIND_READ
+#define DMABRIDGE_NEGOTIATE_WRITE	DMABRIDGE_BIND_WRITE
+#define DMABRIDGE_NEGOTIATE_STATIC	(1U << 2)
+#define DMABRIDGE_NEGOTIATE_PEER2PEER	(1U << 3)
+#define DMABRIDGE_NEGOTIATE_REVOCABLE	(1U << 4)
+
 #define DMABRIDGE_IOC	0xDB
 
 #define DMABRIDGE_IOCTL_INFO	_IOWR(DMABRIDGE_IOC, 0x00, struct dmabridge_info)
@@ -340,6 +400,7 @@ struct dmabridge_event {
 #define DMABRIDGE_IOCTL_MOVE	_IOWR(DMABRIDGE_IOC, 0x04, struct dmabridge_move)
 #define DMABRIDGE_IOCTL_BIND	_IOWR(DMABRIDGE_IOC, 0x05, struct dmabridge_bind)
 #define DMABRIDGE_IOCTL_WATCH	_IOWR(DMABRIDGE_IOC, 0x06, struct dmabridge_watch)
+#define DMABRIDGE_IOCTL_NEGOTIATE	_IOWR(DMABRIDGE_IOC, 0x07, struct dmabridge_negotiate)
 
 /* --- /dev/dmabridge-REGION ----------------------------------------------- */
 

@@ -60,7 +60,9 @@ class Sizes : public Abi, public testing::WithParamInterface<Shape> {
 
   void SetUp() override {
     buffer_ = allocate(64 * KiB);
-    if (GetParam().request == DMABRIDGE_IOCTL_BINDING || GetParam().request == DMABRIDGE_IOCTL_BIND)
+    if (GetParam().request == DMABRIDGE_IOCTL_BINDING ||
+        GetParam().request == DMABRIDGE_IOCTL_BIND ||
+        GetParam().request == DMABRIDGE_IOCTL_NEGOTIATE)
       target_ = raw();
     if (GetParam().request == DMABRIDGE_IOCTL_BINDING)
       binding_ = bind(buffer_.get(), target_.get());
@@ -108,6 +110,15 @@ class Sizes : public Abi, public testing::WithParamInterface<Shape> {
         argument->target_fd = target_.get();
         argument->policy = DMABRIDGE_POLICY_PREFER;
         argument->flags = DMABRIDGE_BIND_READ;
+        break;
+      }
+      case DMABRIDGE_IOCTL_NEGOTIATE: {
+        auto* argument = static_cast<dmabridge_negotiate*>(bytes);
+        argument->fd = buffer_.get();
+        argument->policy = DMABRIDGE_POLICY_PREFER;
+        argument->kind = DMABRIDGE_NEGOTIATE_FILE;
+        argument->flags = DMABRIDGE_NEGOTIATE_READ;
+        argument->target_fd = target_.get();
         break;
       }
       case DMABRIDGE_IOCTL_ALLOC:
@@ -185,6 +196,7 @@ INSTANTIATE_TEST_SUITE_P(Abi, Sizes,
                                          Shape{"Move", DMABRIDGE_IOCTL_MOVE, 8},
                                          Shape{"Watch", DMABRIDGE_IOCTL_WATCH, 16},
                                          Shape{"Bind", DMABRIDGE_IOCTL_BIND, 24},
+                                         Shape{"Negotiate", DMABRIDGE_IOCTL_NEGOTIATE, 36},
                                          Shape{"Alloc", DMABRIDGE_IOCTL_ALLOC, 20},
                                          Shape{"Binding", DMABRIDGE_IOCTL_BINDING, 1}),
                          [](const auto& test) { return std::string(test.param.name); });
@@ -209,9 +221,9 @@ TEST_F(Abi, UnknownRequestIsNotty) {
 }
 
 TEST_F(Abi, BadPointerIsFault) {
-  for (unsigned long request :
-       {DMABRIDGE_IOCTL_INFO, DMABRIDGE_IOCTL_REGION, DMABRIDGE_IOCTL_QUERY, DMABRIDGE_IOCTL_HOLD,
-        DMABRIDGE_IOCTL_MOVE, DMABRIDGE_IOCTL_BIND, DMABRIDGE_IOCTL_WATCH}) {
+  for (unsigned long request : {DMABRIDGE_IOCTL_INFO, DMABRIDGE_IOCTL_REGION, DMABRIDGE_IOCTL_QUERY,
+                                DMABRIDGE_IOCTL_HOLD, DMABRIDGE_IOCTL_MOVE, DMABRIDGE_IOCTL_BIND,
+                                DMABRIDGE_IOCTL_WATCH, DMABRIDGE_IOCTL_NEGOTIATE}) {
     EXPECT_EQ(call(control(), request, reinterpret_cast<void*>(8)), -EFAULT);
   }
   EXPECT_EQ(call(node_.get(), DMABRIDGE_IOCTL_ALLOC, reinterpret_cast<void*>(8)), -EFAULT);
@@ -369,6 +381,77 @@ TEST_F(Abi, BindValues) {
   EXPECT_EQ(bind_with([](auto& argument) { argument.target_fd = 9999; }), -EBADF);
 }
 
+TEST_F(Abi, NegotiateValuesOfABuffer) {
+  const Fd buffer = allocate(4096), target = raw();
+  const auto ask_with = [&](auto change) {
+    dmabridge_negotiate argument{};
+    argument.fd = buffer.get();
+    argument.policy = DMABRIDGE_POLICY_PREFER;
+    argument.kind = DMABRIDGE_NEGOTIATE_FILE;
+    argument.flags = DMABRIDGE_NEGOTIATE_READ;
+    argument.target_fd = target.get();
+    change(argument);
+    return call(control(), DMABRIDGE_IOCTL_NEGOTIATE, &argument);
+  };
+  EXPECT_EQ(ask_with([](auto&) {}), 0);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.kind = 0; }), -EINVAL);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.kind = 3; }), -EINVAL);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.policy = 0; }), -EINVAL);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.policy = 4; }), -EINVAL);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.flags = 0; }), -EINVAL);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.flags |= DMABRIDGE_NEGOTIATE_PEER2PEER; }),
+            -EINVAL);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.flags |= 1U << 31; }), -EINVAL);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.device = 1; }), -EINVAL);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.target_fd = -1; }), -EBADF);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.target_fd = 9999; }), -EBADF);
+  // What is for buffers that there are not.
+  EXPECT_EQ(ask_with([](auto& argument) { argument.region_id = first_region().id; }), -EINVAL);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.size = 4096; }), -EINVAL);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.buffer_policy = DMABRIDGE_POLICY_PREFER; }),
+            -EINVAL);
+}
+
+TEST_F(Abi, NegotiateValuesOfAFunction) {
+  const auto ask_with = [&](auto change) {
+    dmabridge_negotiate argument{};
+    argument.fd = -1;
+    argument.region_id = first_region().id;
+    argument.size = 4096;
+    argument.buffer_policy = DMABRIDGE_POLICY_PREFER;
+    argument.policy = DMABRIDGE_POLICY_PREFER;
+    argument.kind = DMABRIDGE_NEGOTIATE_PCI;
+    argument.target_fd = -1;
+    argument.device = first_region().device;
+    change(argument);
+    return call(control(), DMABRIDGE_IOCTL_NEGOTIATE, &argument);
+  };
+  EXPECT_EQ(ask_with([](auto&) {}), 0);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.flags = DMABRIDGE_NEGOTIATE_STATIC; }), 0);
+  EXPECT_EQ(ask_with([](auto& argument) {
+              argument.flags = DMABRIDGE_NEGOTIATE_PEER2PEER | DMABRIDGE_NEGOTIATE_REVOCABLE;
+            }),
+            0);
+  EXPECT_EQ(ask_with([](auto& argument) {
+              argument.flags = DMABRIDGE_NEGOTIATE_STATIC | DMABRIDGE_NEGOTIATE_PEER2PEER;
+            }),
+            -EINVAL)
+      << "a static importer cannot ask for that";
+  EXPECT_EQ(ask_with([](auto& argument) { argument.flags = DMABRIDGE_NEGOTIATE_READ; }), -EINVAL);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.flags = 1U << 5; }), -EINVAL);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.target_fd = 0; }), -EINVAL);
+  for (const std::uint64_t device : {0xfff8ULL, 0x1234ULL << 16, 1ULL << 48, ~0ULL})
+    EXPECT_EQ(ask_with([&](auto& argument) { argument.device = device; }), -ENODEV) << device;
+  // What is for a buffer that there is not.
+  EXPECT_EQ(ask_with([](auto& argument) { argument.size = 0; }), -EINVAL);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.buffer_policy = 0; }), -EINVAL);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.buffer_policy = 4; }), -EINVAL);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.region_id = 9999; }), -ENOENT);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.size = first_region().size; }), 0);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.size = first_region().size + 1; }), -ENOSPC);
+  EXPECT_EQ(ask_with([](auto& argument) { argument.size = ~0ULL; }), -ENOSPC);
+}
+
 // --- wrong files --------------------------------------------------------------------------------
 
 class WrongBuffer : public Abi, public testing::WithParamInterface<unsigned long> {
@@ -388,12 +471,21 @@ class WrongBuffer : public Abi, public testing::WithParamInterface<unsigned long
       argument->policy = DMABRIDGE_POLICY_PREFER;
       argument->flags = DMABRIDGE_BIND_READ;
     }
+    if (GetParam() == DMABRIDGE_IOCTL_NEGOTIATE) {
+      auto* argument = reinterpret_cast<dmabridge_negotiate*>(bytes.data());
+      argument->target_fd = target.get();
+      argument->kind = DMABRIDGE_NEGOTIATE_FILE;
+      argument->policy = DMABRIDGE_POLICY_PREFER;
+      argument->flags = DMABRIDGE_NEGOTIATE_READ;
+    }
     return call(control(), GetParam(), bytes.data());
   }
 };
 
 TEST_P(WrongBuffer, BadFd) {
-  EXPECT_EQ(call_with(-1), -EBADF);
+  // Which is a region for the one that can ask about these; here it has none of the rest.
+  EXPECT_EQ(call_with(-1), GetParam() == DMABRIDGE_IOCTL_NEGOTIATE ? -EINVAL : -EBADF);
+  EXPECT_EQ(call_with(-2), -EBADF);
   EXPECT_EQ(call_with(9999), -EBADF);
 }
 
@@ -422,7 +514,7 @@ TEST_P(WrongBuffer, DmaBufOfAnotherExporter) {
 INSTANTIATE_TEST_SUITE_P(Abi, WrongBuffer,
                          testing::Values(DMABRIDGE_IOCTL_QUERY, DMABRIDGE_IOCTL_HOLD,
                                          DMABRIDGE_IOCTL_MOVE, DMABRIDGE_IOCTL_WATCH,
-                                         DMABRIDGE_IOCTL_BIND),
+                                         DMABRIDGE_IOCTL_BIND, DMABRIDGE_IOCTL_NEGOTIATE),
                          [](const auto& test) {
                            switch (test.param) {
                              case DMABRIDGE_IOCTL_QUERY:
@@ -433,6 +525,8 @@ INSTANTIATE_TEST_SUITE_P(Abi, WrongBuffer,
                                return "Move";
                              case DMABRIDGE_IOCTL_WATCH:
                                return "Watch";
+                             case DMABRIDGE_IOCTL_NEGOTIATE:
+                               return "Negotiate";
                              default:
                                return "Bind";
                            }
@@ -609,9 +703,10 @@ TEST_F(Abi, IopollRingWorksOrRefusesCleanly) {
 TEST_F(Abi, GarbageInIoctlsIsAnsweredWithCleanErrors) {
   std::mt19937_64 random(7);
   const Fd buffer = allocate(64 * KiB), target = raw(), file = open_file("/etc/passwd", O_RDONLY);
-  const std::array<unsigned long, 8> requests{
-      DMABRIDGE_IOCTL_INFO, DMABRIDGE_IOCTL_REGION, DMABRIDGE_IOCTL_QUERY, DMABRIDGE_IOCTL_HOLD,
-      DMABRIDGE_IOCTL_MOVE, DMABRIDGE_IOCTL_BIND,   DMABRIDGE_IOCTL_WATCH, DMABRIDGE_IOCTL_ALLOC};
+  const std::array<unsigned long, 9> requests{
+      DMABRIDGE_IOCTL_INFO,  DMABRIDGE_IOCTL_REGION,    DMABRIDGE_IOCTL_QUERY,
+      DMABRIDGE_IOCTL_HOLD,  DMABRIDGE_IOCTL_MOVE,      DMABRIDGE_IOCTL_BIND,
+      DMABRIDGE_IOCTL_WATCH, DMABRIDGE_IOCTL_NEGOTIATE, DMABRIDGE_IOCTL_ALLOC};
   const std::array<int, 6> fds{buffer.get(), target.get(), file.get(), control(), node_.get(), -1};
   const int first_free = [] {
     const Fd probe(dup(0));

@@ -6,9 +6,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
+#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 
 #include "support/block_fixture.hpp"
 
@@ -20,6 +23,8 @@ using testing::HasSubstr;
 
 // As its manual page says.
 constexpr int ok = 0, system_failure = 1, refused = 2, usage = 4, not_found = 127;
+// Of explain.
+constexpr int all_p2p = 0, not_all_p2p = 1, unknown = 3;
 
 class Command : public GuestTest {
  protected:
@@ -179,10 +184,158 @@ TEST_F(Command, KeepServesAnotherProcessAndEndsAtASignal) {
   unlink("/tmp/kept");
 }
 
+// As somebody who is neither root nor in a group.
+std::string unprivileged(const std::string& arguments) {
+  return fmt::format("setpriv --reuid 65534 --regid 65534 --clear-groups dmabridge {}", arguments);
+}
+
+// The label of the device that has this name, or is this function.
+std::string label_of(const json& topo, const std::string& what) {
+  for (const json& device : topo.at("devices")) {
+    const json& names = device.at("names");
+    if (device.at("function") == what || std::ranges::find(names, json(what)) != names.end())
+      return device.at("label");
+  }
+  throw std::runtime_error("topo has no " + what + ": " + topo.dump(1));
+}
+
+TEST_F(Command, TopoShowsWhoReachesWhom) {
+  const std::string gpu = pci_address(first_region().device);
+  const Output output = run("topo");
+  EXPECT_EQ(output.status, ok) << output.text;
+  EXPECT_THAT(output.text, HasSubstr(gpu));
+  EXPECT_THAT(output.text, HasSubstr(near_.disk));
+  EXPECT_THAT(output.text, testing::ContainsRegex("guest +of "));
+  const json topo = run_json("topo --json");
+  const std::string row = label_of(topo, gpu);
+  const json& proximity = topo.at("proximity").at(row);
+  EXPECT_EQ(proximity.at(label_of(topo, near_.disk)), "PIX");
+  EXPECT_EQ(proximity.at(label_of(topo, far_.disk)), "PHB");
+  const json& p2p = topo.at("p2p").at(row);
+  EXPECT_EQ(p2p.at(label_of(topo, near_.disk)).at("p2p"), "yes");
+  EXPECT_EQ(p2p.at(label_of(topo, far_.disk)).at("p2p"), "no");
+  EXPECT_EQ(p2p.at(label_of(topo, "vda")).at("p2p"), "no");
+}
+
+TEST_F(Command, TopoOfARecordingIsThatOfTheMachine) {
+  ASSERT_EQ(run("topo --record /tmp/machine.json").status, ok);
+  json here = run_json("topo --json");
+  json there = run_json("topo --json --from /tmp/machine.json");
+  EXPECT_EQ(there.at("source"), "/tmp/machine.json");
+  // The recording has no regions.
+  for (const char* key : {"machine", "functions", "unread"})
+    EXPECT_EQ(here.at(key), there.at(key)) << key;
+  unlink("/tmp/machine.json");
+}
+
+TEST_F(Command, TopoAsAGraph) {
+  const std::string gpu = pci_address(first_region().device);
+  const Output output = run(fmt::format("topo --dot --path {} {}", gpu, far_.path()));
+  EXPECT_EQ(output.status, ok) << output.text;
+  EXPECT_TRUE(output.text.starts_with("graph ")) << output.text;
+  EXPECT_TRUE(output.text.ends_with("}\n")) << output.text;
+  EXPECT_THAT(output.text, HasSubstr("color=red"));
+  if (shell("command -v dot >/dev/null").status == 0) {
+    EXPECT_EQ(shell(fmt::format("dmabridge topo --dot --path {} {} | dot -Tsvg >/dev/null", gpu,
+                                far_.path()))
+                  .status,
+              0);
+  }
+}
+
+TEST_F(Command, ExplainSaysTheRouteThatTheKernelTakes) {
+  const std::string region = first_region().name;
+  const json near_told =
+      run_json(fmt::format("explain {} {} --json", region, near_.path()), all_p2p);
+  EXPECT_EQ(near_told.at("state"), "confirmed");
+  EXPECT_EQ(near_told.at("plan").at("importers").at(0).at("verdict").at("route"), "p2p_bus");
+  EXPECT_TRUE(near_told.at("differences").empty()) << near_told.dump(1);
+  const json far_told =
+      run_json(fmt::format("explain {} {} --json", region, far_.path()), not_all_p2p);
+  EXPECT_EQ(far_told.at("state"), "confirmed");
+  EXPECT_EQ(far_told.at("plan").at("importers").at(0).at("verdict").at("route"), "system");
+  EXPECT_TRUE(far_told.at("differences").empty()) << far_told.dump(1);
+  const json virtio = run_json(fmt::format("explain {} /dev/vda --json", region), not_all_p2p);
+  EXPECT_TRUE(virtio.at("differences").empty()) << virtio.dump(1);
+}
+
+TEST_F(Command, ExplainTellsWhyAndWhoSpoilsIt) {
+  const std::string region = first_region().name;
+  const Output output = run(fmt::format("explain {} {} {}", region, near_.path(), far_.path()));
+  EXPECT_EQ(output.status, not_all_p2p);
+  EXPECT_THAT(output.text, HasSubstr("host bridge that the kernel does not list"));
+  EXPECT_THAT(output.text, HasSubstr("to fix it: "));
+  EXPECT_THAT(output.text, HasSubstr("demoted by  " + far_.path()));
+  EXPECT_EQ(run(fmt::format("explain {} {} --policy require", region, far_.path())).status,
+            refused);
+  EXPECT_EQ(run(fmt::format("explain {} /dev/nosuch", region)).status, usage);
+}
+
+TEST_F(Command, ExplainOfAFile) {
+  const Mount mount(drive("SAMESW", "ext4").path(), "ext4");
+  make_pattern_file(mount.file("file"), 1 * MiB, 0x31);
+  const json told =
+      run_json(fmt::format("explain {} {} --json --prove", first_region().name, mount.file("file")),
+               all_p2p);
+  EXPECT_EQ(told.at("plan").at("importers").at(0).at("kind"), "file");
+  EXPECT_EQ(told.at("proofs").at(0).at("compared"), 1 * MiB) << told.dump(1);
+  EXPECT_EQ(told.at("proofs").at(0).at("different"), 0);
+  unlink(mount.file("file").c_str());
+}
+
+TEST_F(Command, ProofMovesTheBytesByTheRouteThatIsClaimed) {
+  TraceWatch watch;
+  const Output output =
+      run(fmt::format("explain {} {} --prove --size 4M", first_region().name, near_.path()));
+  EXPECT_EQ(output.status, all_p2p) << output.text;
+  EXPECT_THAT(output.text, HasSubstr("4 MiB read by p2p_bus and through system memory, identical"));
+  const auto account = watch.account(near_, oracle::Operation::read, {{0, 4 * MiB, 0}});
+  EXPECT_EQ(account.payload.inside, 4 * MiB);
+}
+
+TEST_F(Command, ExplainWithoutPrivileges) {
+  const Output output =
+      shell(unprivileged(fmt::format("explain {} {}", first_region().name, near_.disk)));
+  // Root alone reads the ACS of bridges and opens the drive; but the answer is never ok by
+  // guessing.
+  EXPECT_TRUE(output.status == all_p2p || output.status == unknown) << output.text;
+  if (output.status == unknown) {
+    EXPECT_THAT(output.text, HasSubstr("root"));
+  }
+  EXPECT_THAT(output.text, HasSubstr("answer: "));
+  const Output topo = shell(unprivileged("topo"));
+  EXPECT_EQ(topo.status, ok) << topo.text;
+  EXPECT_THAT(topo.text, HasSubstr("could not be read"));
+}
+
+TEST_F(Command, InfoShowsTheBuffersOfOthers) {
+  const Output output = shell(
+      fmt::format("dmabridge load {0} --length 1M --keep --json >/tmp/keep.json & pid=$!\n"
+                  "for i in $(seq 100); do grep -q spec /tmp/keep.json && break; sleep 0.1; done\n"
+                  "dmabridge info --json >/tmp/info.json; shown=$?\n"
+                  "{1} >/tmp/hidden.txt\n"
+                  "kill -TERM $pid; wait $pid; exit $shown",
+                  near_.path(), unprivileged("info")));
+  EXPECT_EQ(output.status, ok) << output.text;
+  const json kept = json::parse(std::ifstream("/tmp/keep.json"));
+  const json info = json::parse(std::ifstream("/tmp/info.json"));
+  ASSERT_EQ(info.at("buffers").size(), 1u) << info.dump(1);
+  const json& buffer = info.at("buffers").at(0);
+  EXPECT_EQ(buffer.at("holders").at(0).at("spec"), kept.at("spec"));
+  EXPECT_EQ(buffer.at("buffer").at("placement"), "device");
+  EXPECT_EQ(buffer.at("buffer").at("size"), 1 * MiB);
+  // Others' processes are not looked into, and that is said.
+  std::ifstream hidden("/tmp/hidden.txt");
+  const std::string text(std::istreambuf_iterator<char>(hidden), {});
+  EXPECT_THAT(text, HasSubstr("not visible: the buffers of "));
+  EXPECT_THAT(text, testing::Not(HasSubstr("held by")));
+  for (const char* file : {"/tmp/keep.json", "/tmp/info.json", "/tmp/hidden.txt"}) unlink(file);
+}
+
 TEST_F(Command, HelpAndVersion) {
   EXPECT_EQ(run("--help").status, ok);
   EXPECT_EQ(run("--version").status, ok);
-  for (const char* name : {"info", "load", "save"}) {
+  for (const char* name : {"explain", "info", "load", "save", "topo"}) {
     const Output output = run(fmt::format("{} --help", name));
     EXPECT_EQ(output.status, ok);
     EXPECT_THAT(output.text, HasSubstr("Examples"));

@@ -658,6 +658,48 @@ TEST_F(Driver, VetoIsAskedAtAttach) {
   forget(insists);
 }
 
+TEST_F(Driver, VetoIsForetold) {
+  bind_with({{"deny", pci_address_of_drive("SAMESW")}, {"deny_value", "44"}});
+  const Own own = create(1 * MiB);
+  const Fd target = open_file(raw_.path(), O_RDONLY);
+  const Answer answer = ask_file(own.fd(), target.get());
+  const Answer in_advance = ask_file(first_region(), target.get());
+  EXPECT_TRUE(find_reason(answer.verdict, DMABRIDGE_REASON_EXPORTER_VETO))
+      << describe(answer.verdict);
+  {
+    const Bound refused = bind_own(own, raw_.path(), DMABRIDGE_POLICY_REQUIRE);
+    EXPECT_EQ(answer.error, refused.binding.error);
+    EXPECT_EQ(describe(answer.verdict), describe(refused.binding.verdict));
+    EXPECT_EQ(describe(in_advance.verdict), describe(refused.binding.verdict));
+  }
+  const Answer function =
+      ask_function(own.fd(), nvme("SAMESW").function,
+                   DMABRIDGE_NEGOTIATE_PEER2PEER | DMABRIDGE_NEGOTIATE_REVOCABLE);
+  const Attached attached = attach(own.fd(), p2p_revocable, nvme("SAMESW"));
+  ASSERT_EQ(attached.error, 0);
+  const Query found = query(own.fd());
+  ASSERT_EQ(found.users.size(), 1u);
+  EXPECT_EQ(describe(function.verdict), describe(found.users[0].verdict));
+  forget(own);
+}
+
+TEST_F(Driver, SuspendIsForetold) {
+  const Own own = create(1 * MiB);
+  const Fd target = open_file(raw_.path(), O_RDONLY);
+  ASSERT_EQ(knobs_.control("suspend"), 0);
+  const Answer in_advance = ask_file(first_region(), target.get());
+  const Answer answer = ask_file(own.fd(), target.get());
+  const Bound refused = bind_own(own, raw_.path(), DMABRIDGE_POLICY_REQUIRE);
+  ASSERT_EQ(knobs_.control("resume"), 0);
+  EXPECT_EQ(in_advance.error, -EBUSY) << "nothing can be allocated";
+  EXPECT_TRUE(find_reason(in_advance.verdict, DMABRIDGE_REASON_SUSPENDED))
+      << describe(in_advance.verdict);
+  EXPECT_EQ(answer.error, refused.binding.error);
+  EXPECT_EQ(describe(answer.verdict), describe(refused.binding.verdict));
+  EXPECT_TRUE(find_reason(answer.verdict, DMABRIDGE_REASON_SUSPENDED)) << describe(answer.verdict);
+  forget(own);
+}
+
 // --- being told of moves
 // ----------------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@
 // whatever it does is seen through the BAR.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -136,6 +138,32 @@ TEST_F(Stolen, WhereTheCpuMayCopyRequireIsRefused) {
   EXPECT_EQ(refused.binding.error, -EOPNOTSUPP);
   EXPECT_NE(find_reason(refused.binding.verdict, DMABRIDGE_REASON_FILESYSTEM_UNLISTED), nullptr)
       << describe(refused.binding.verdict);
+  unlink(path.c_str());
+}
+
+// Everybody reaches it, so a target's reasons do not count, until they do.
+TEST_F(Stolen, FileWithoutDirectIoBouncesForAReason) {
+  // The flag has an effect only without delayed allocation.
+  const Mount mount(drive("SAMESW", "ext4").path(), "ext4", "nodelalloc");
+  const std::string path = mount.file("journalled");
+  make_pattern_file(path, MiB, 0x44);
+  {
+    const Fd file = open_file(path, O_RDWR);
+    int flags = 0;
+    ASSERT_EQ(ioctl(file.get(), FS_IOC_GETFLAGS, &flags), 0);
+    flags |= FS_JOURNAL_DATA_FL;
+    ASSERT_EQ(ioctl(file.get(), FS_IOC_SETFLAGS, &flags), 0);
+    ASSERT_EQ(fsync(file.get()), 0);
+  }
+  {
+    const Bound bound = make_stolen(path, MiB, DMABRIDGE_POLICY_PREFER);
+    ASSERT_EQ(bound.binding.error, 0) << describe(bound.binding.verdict);
+    EXPECT_EQ(bound.binding.verdict.route, static_cast<unsigned>(DMABRIDGE_ROUTE_BOUNCE));
+    EXPECT_NE(find_reason(bound.binding.verdict, DMABRIDGE_REASON_FILE_NO_DIRECT_IO), nullptr)
+        << describe(bound.binding.verdict);
+    ASSERT_EQ(load(bound, MiB), static_cast<int>(MiB));
+    EXPECT_EQ(difference(bound, MiB, 0x44), "");
+  }
   unlink(path.c_str());
 }
 

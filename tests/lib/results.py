@@ -36,7 +36,7 @@ class Totals:
 
 def collect(result_file, log, status, may_be_empty):
     """The outcome of one GoogleTest program: counts, and texts for people."""
-    outcome = {"passed": 0, "failed": 0, "skipped": 0, "seconds": 0.0, "failures": [], "skips": []}
+    outcome = {"passed": 0, "failed": 0, "skipped": 0, "seconds": 0.0, "failures": [], "skips": [], "notes": []}
     try:
         data = json.loads(Path(result_file).read_text())
     except (OSError, json.JSONDecodeError):
@@ -49,6 +49,8 @@ def collect(result_file, log, status, may_be_empty):
             name = f"{suite['name']}.{test['name']}"
             if test["status"] != "RUN":
                 continue
+            # RecordProperty("note ...")
+            outcome["notes"] += [f"{name}: {key.removeprefix('note ')}: {value}" for key, value in test.items() if key.startswith("note ")]
             if "failures" in test:
                 outcome["failed"] += 1
                 outcome["failures"].append((name, "\n".join(failure["failure"] for failure in test["failures"])))
@@ -95,6 +97,8 @@ def report(label, outcome):
     for name, text in outcome["failures"]:
         print(f"        FAILED {name}")
         print("\n".join(f"        {line}" for line in text.splitlines()))
+    for note in outcome.get("notes", []):
+        print(f"        {note}")
     for name, reason in outcome["skips"]:
         print(f"        skipped {name}: {reason}")
     sys.stdout.flush()

@@ -10,6 +10,10 @@ ROUTES = ("p2p_bus", "p2p_host_bridge", "stolen", "none")
 # Root ports come first on bus 0, in file order, so that kernel arguments may name them; what is not part of a PCIe tree comes after them.
 FIRST_ROOT_PORT_SLOT = 0x01
 FIRST_OTHER_SLOT = 0x10
+# 0x1e is left to an IOMMU that is a PCI function, 0x1f is QEMU's own.
+LAST_OTHER_SLOT = 0x1D
+# Number of the second host bridge's root bus; the third's is twice that.
+OTHER_ROOT_BUS = 0x40
 
 
 class TopologyError(Exception):
@@ -47,7 +51,7 @@ class Topology:
     name: str
     description: str
     cpu: str
-    iommu: str | None
+    iommu: list  # -device values
     kernel_args: list
     drives: list = field(default_factory=list)
     vrams: list = field(default_factory=list)
@@ -63,7 +67,7 @@ class Topology:
     def next_other_slot(self):
         slot = FIRST_OTHER_SLOT + self.others
         self.others += 1
-        if slot > 0x1E:
+        if slot > LAST_OTHER_SLOT:
             raise TopologyError(f"{self.name}: too many devices on the root bus")
         return f"0x{slot:x}"
 
@@ -92,7 +96,7 @@ def load(folder, name):
     except json.JSONDecodeError as error:
         raise TopologyError(f"{path}: {error}") from error
     _check_keys(data, {"description", "cpu", "tree", "verdicts"}, {"iommu", "kernel_args"}, name)
-    topology = Topology(name, data["description"], data["cpu"], data.get("iommu"), data.get("kernel_args", []))
+    topology = Topology(name, data["description"], data["cpu"], data.get("iommu", []), data.get("kernel_args", []))
     builder = _Builder(topology)
     for index, node in enumerate(data["tree"]):
         builder.add(node, "pcie.0", f"{name}: tree[{index}]")
@@ -112,7 +116,7 @@ def _check_verdicts(topology, verdicts):
     """Every pair of a drive and a memory has exactly one expected route, else a wrong one could go unnoticed."""
     given = {}
     for verdict in verdicts:
-        _check_keys(verdict, {"requester", "memory", "route"}, set(), f"{topology.name}: verdicts")
+        _check_keys(verdict, {"requester", "memory", "route"}, {"loses_bytes"}, f"{topology.name}: verdicts")
         if verdict["route"] not in ROUTES:
             raise TopologyError(f"{topology.name}: route '{verdict['route']}' is none of {', '.join(ROUTES)}")
         given[(verdict["requester"], verdict["memory"])] = verdict["route"]
@@ -128,13 +132,18 @@ class _Builder:
     def __init__(self, topology):
         self.topology = topology
         self.buses = {"pcie.0": "/sys/devices/pci0000:00"}  # by name: the place of what makes it
+        self.root_buses = ["pcie.0"]
+        self.other_root_ports = {}  # by root bus: how many
+        self.multipath = {}  # by serial: how many controllers
         self.ports = {"pcie.0": []}  # by name of a bus: those that lead to it
 
     def add(self, node, bus, where):
         kinds = {
+            "host-bridge": self._host_bridge,
             "root-port": self._root_port,
             "switch": self._switch,
             "nvme": self._nvme,
+            "nvme-path": self._nvme_path,
             "vram": self._vram,
             "virtio-blk": self._virtio_blk,
             "device": self._device,
@@ -155,14 +164,30 @@ class _Builder:
         # Chassis and slot have to be unique over all ports.
         return 1 + sum(device.startswith(("pcie-root-port", "xio3130-downstream")) for device in self.topology.devices)
 
-    def _root_port(self, node, bus, where):
+    def _host_bridge(self, node, bus, where):
+        """One more, of the same PCI domain, with a root bus of its own."""
         _check_keys(node, {"type", "children"}, set(), where)
         if bus != "pcie.0":
-            raise TopologyError(f"{where}: a root port is on the root bus only")
+            raise TopologyError(f"{where}: host bridges stand side by side")
+        number = OTHER_ROOT_BUS * len(self.root_buses)
+        name = f"pxb{len(self.root_buses)}"
+        self.root_buses.append(name)
+        self.other_root_ports[name] = 0
+        self.buses[name] = f"/sys/devices/pci0000:{number:02x}"
+        self.ports[name] = []
+        self._emit("pxb-pcie", f"id={name}", "bus=pcie.0", f"addr={self.topology.next_other_slot()}", f"bus_nr={number}")
+        self._children(node, name, where)
+
+    def _root_port(self, node, bus, where):
+        _check_keys(node, {"type", "children"}, set(), where)
+        if bus not in self.root_buses:
+            raise TopologyError(f"{where}: a root port is on a root bus only")
         name, number = f"rp{self.topology.root_ports}", self._port_number()
-        slot = FIRST_ROOT_PORT_SLOT + self.topology.root_ports
+        slot = FIRST_ROOT_PORT_SLOT + self.topology.root_ports if bus == "pcie.0" else self.other_root_ports[bus]
         if slot >= FIRST_OTHER_SLOT:
             raise TopologyError(f"{where}: too many root ports")
+        if bus != "pcie.0":
+            self.other_root_ports[bus] += 1
         self.topology.root_ports += 1
         self._make_bus(name, bus, f"{slot:02x}.0")
         self._emit("pcie-root-port", f"id={name}", f"bus={bus}", f"addr=0x{slot:x}", f"chassis={number}", f"slot={number}")
@@ -203,9 +228,14 @@ class _Builder:
         return [f"bus={bus}", *arguments]
 
     def _nvme(self, node, bus, where):
-        _check_keys(node, {"type", "serial", "namespaces"}, {"function"}, where)
-        serial = self._unique_serial(node["serial"], where)
-        self._emit("nvme", f"id={serial}", f"serial={serial}", *self._address(node, bus, serial))
+        _check_keys(node, {"type", "serial", "namespaces"}, {"function", "multipath"}, where)
+        serial, multipath = self._unique_serial(node["serial"], where), node.get("multipath", False)
+        subsystem = []
+        if multipath:
+            self._emit("nvme-subsys", f"id={serial}-subsys")
+            subsystem = [f"subsys={serial}-subsys"]
+            self.multipath[serial] = 1
+        self._emit("nvme", f"id={serial}", f"serial={serial}", *subsystem, *self._address(node, bus, serial))
         for namespace in node["namespaces"]:
             _check_keys(namespace, {"nsid", "image"}, set(), where)
             nsid = namespace["nsid"]
@@ -214,7 +244,18 @@ class _Builder:
                 raise TopologyError(f"{where}: nsid {nsid} is used twice in the topology")
             drive = Drive(serial, nsid, namespace["image"])
             self.topology.drives.append(drive)
-            self._emit("nvme-ns", f"drive={drive.file_name}", f"bus={serial}", f"nsid={nsid}", "shared=off")
+            shared = "on" if multipath else "off"
+            self._emit("nvme-ns", f"drive={drive.file_name}", f"bus={serial}", f"nsid={nsid}", f"shared={shared}")
+
+    def _nvme_path(self, node, bus, where):
+        """One more controller for the namespaces of a drive that stands before it in the file."""
+        _check_keys(node, {"type", "of"}, {"function"}, where)
+        serial = node["of"]
+        if serial not in self.multipath:
+            raise TopologyError(f"{where}: no multipath drive '{serial}' stands before it")
+        self.multipath[serial] += 1
+        name = f"{serial}-{self.multipath[serial]}"
+        self._emit("nvme", f"id={name}", f"serial={serial}", f"subsys={serial}-subsys", *self._address(node, bus, name))
 
     def _virtio_blk(self, node, bus, where):
         _check_keys(node, {"type", "serial", "image"}, {"function"}, where)

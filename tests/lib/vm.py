@@ -237,8 +237,8 @@ class Run:
         arguments += ["-kernel", f"/boot/vmlinuz-{options.kernel}", "-initrd", str(initramfs.path_for(options.cache, options.kernel))]
         arguments += ["-append", self._kernel_arguments()]
         arguments += ["-chardev", f"file,id=console,path={self.path}/console.log", "-serial", "chardev:console"]
-        if topology.iommu:
-            arguments += ["-device", topology.iommu]
+        for device in topology.iommu:
+            arguments += ["-device", device]
         arguments += self._storage()
         for device in topology.devices:
             arguments += ["-device", device]

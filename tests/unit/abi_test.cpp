@@ -78,6 +78,18 @@ EXPECT_OFFSET(dmabridge_move, verdict, 16);
 EXPECT_LAYOUT(dmabridge_bind, 24 + sizeof(dmabridge_verdict));
 EXPECT_OFFSET(dmabridge_bind, binding_fd, 20);
 EXPECT_OFFSET(dmabridge_bind, verdict, 24);
+
+EXPECT_LAYOUT(dmabridge_negotiate, 48 + sizeof(dmabridge_verdict));
+EXPECT_OFFSET(dmabridge_negotiate, region_id, 4);
+EXPECT_OFFSET(dmabridge_negotiate, size, 8);
+EXPECT_OFFSET(dmabridge_negotiate, buffer_policy, 16);
+EXPECT_OFFSET(dmabridge_negotiate, policy, 20);
+EXPECT_OFFSET(dmabridge_negotiate, kind, 24);
+EXPECT_OFFSET(dmabridge_negotiate, flags, 28);
+EXPECT_OFFSET(dmabridge_negotiate, target_fd, 32);
+EXPECT_OFFSET(dmabridge_negotiate, placement, 36);
+EXPECT_OFFSET(dmabridge_negotiate, device, 40);
+EXPECT_OFFSET(dmabridge_negotiate, verdict, 48);
 EXPECT_LAYOUT(dmabridge_alloc, 24);
 EXPECT_OFFSET(dmabridge_alloc, fd, 16);
 

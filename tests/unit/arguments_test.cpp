@@ -74,6 +74,39 @@ TEST(arguments, save) {
   EXPECT_EQ(parsed<save_arguments>({"save", "--", "-odd-name"}).path, "-odd-name");
 }
 
+TEST(arguments, explain) {
+  const auto explain = parsed<explain_arguments>({"explain", "vram0", "nvme0n1", "mlx5_0"});
+  EXPECT_EQ(explain.memory, "vram0");
+  EXPECT_THAT(explain.importers, ElementsAre("nvme0n1", "mlx5_0"));
+  EXPECT_EQ(explain.policy, policy::prefer);
+  EXPECT_EQ(explain.size, 1U << 20);
+  EXPECT_FALSE(explain.prove || explain.json || !explain.from.empty());
+  const auto all = parsed<explain_arguments>(
+      {"explain", "--json", "--policy", "forbid", "vram0", "--size", "64K", "--prove", "nvme0n1"});
+  EXPECT_TRUE(all.json && all.prove);
+  EXPECT_EQ(all.policy, policy::forbid);
+  EXPECT_EQ(all.size, 65536U);
+  EXPECT_EQ(parsed<explain_arguments>({"explain", "--from", "-", "a", "b"}).from, "-");
+  EXPECT_THAT(refusal({"explain"}), HasSubstr("MEMORY"));
+  EXPECT_THAT(refusal({"explain", "vram0"}), HasSubstr("IMPORTER"));
+  EXPECT_THAT(refusal({"explain", "a", "b", "--from", "x", "--prove"}), HasSubstr("--from"));
+  EXPECT_THAT(refusal({"explain", "a", "b", "--policy", "maybe"}), HasSubstr("\"maybe\""));
+  EXPECT_THAT(refusal({"explain", "a", "b", "--size", "1X"}), HasSubstr("\"1X\""));
+}
+
+TEST(arguments, topo) {
+  const auto plain = parsed<topo_arguments>({"topo"});
+  EXPECT_FALSE(plain.json || plain.dot);
+  EXPECT_TRUE(plain.path.empty() && plain.record.empty() && plain.from.empty());
+  EXPECT_THAT(parsed<topo_arguments>({"topo", "--dot", "--path", "GPU0", "nvme0n1"}).path,
+              ElementsAre("GPU0", "nvme0n1"));
+  EXPECT_EQ(parsed<topo_arguments>({"topo", "--record", "-", "--from", "x"}).record, "-");
+  EXPECT_THAT(refusal({"topo", "--path", "GPU0", "nvme0n1"}), HasSubstr("--dot"));
+  EXPECT_THAT(refusal({"topo", "--dot", "--path", "GPU0"}), HasSubstr("--path needs a value"));
+  EXPECT_THAT(refusal({"topo", "--dot", "--json"}), HasSubstr("--json"));
+  EXPECT_THAT(refusal({"topo", "GPU0"}), HasSubstr("GPU0"));
+}
+
 TEST(arguments, what_makes_no_sense_is_named) {
   EXPECT_THAT(refusal({}), HasSubstr("subcommand"));
   EXPECT_THAT(refusal({"load"}), HasSubstr("FILE"));
@@ -110,7 +143,7 @@ TEST(arguments, depth_is_a_whole_number_in_range) {
 
 TEST(arguments, help_and_version) {
   EXPECT_THAT(parsed<message>({"--version"}).text, testing::MatchesRegex("dmabridge [0-9.]+\n"));
-  for (const auto* subcommand : {"info", "load", "save"}) {
+  for (const auto* subcommand : {"explain", "info", "load", "save", "topo"}) {
     const auto help = parsed<message>({subcommand, "--help"});
     EXPECT_FALSE(help.is_error);
     EXPECT_THAT(help.text, HasSubstr("Examples:"));

@@ -8,12 +8,11 @@
 #include <sys/stat.h>
 
 #include <cerrno>
-#include <map>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <string>
 #include <vector>
 
+#include "fake_surroundings.hpp"
 #include "mock_system_calls.hpp"
 
 namespace dmabridge::command {
@@ -30,31 +29,6 @@ using testing::Return;
 using testing::StrEq;
 
 constexpr int file_fd = 110;
-
-class fake_surroundings final : public surroundings {
- public:
-  auto out() -> std::ostream& override { return out_; }
-  auto err() -> std::ostream& override { return err_; }
-  auto err_columns() const -> std::optional<unsigned> override { return {}; }
-  auto variable(const std::string& name) const -> std::optional<std::string> override {
-    const auto found = variables.find(name);
-    return found != variables.end() ? std::optional(found->second) : std::nullopt;
-  }
-  auto process_id() const -> int override { return 4711; }
-  auto interrupted() const -> const std::atomic<bool>& override { return interrupted_; }
-  void wait_until_interrupted() override { ++waits; }
-  auto become(const successor& next) -> int override {
-    successors.push_back(next);
-    return ENOENT;
-  }
-
-  std::ostringstream out_;
-  std::ostringstream err_;
-  std::atomic<bool> interrupted_ = false;
-  std::map<std::string, std::string> variables;
-  int waits = 0;
-  std::vector<successor> successors;
-};
 
 class command_test : public testing::Test {
  protected:
@@ -121,6 +95,7 @@ TEST_F(command_test, info_of_a_buffer_blames_its_users) {
   EXPECT_EQ(run({"info", "--buffer", "fd:9"}), exit_ok);
   EXPECT_THAT(out(), HasSubstr("placement   system"));
   EXPECT_THAT(out(), HasSubstr("[demoted]"));
+  EXPECT_THAT(out(), HasSubstr("demoted by  mlx5_0: see below why"));
   EXPECT_THAT(out(), HasSubstr("user mlx5_0 (static_attachment)"));
   EXPECT_THAT(out(), HasSubstr("[static_importer]"));
 
@@ -189,6 +164,66 @@ TEST_F(command_test, info_says_who_bounces) {
   fake_surroundings other;
   EXPECT_EQ(command::run({"dmabridge", "info", "--buffer", "fd:9"}, other), exit_ok);
   EXPECT_THAT(other.out_.str(), Not(HasSubstr("by copies only")));
+}
+
+TEST_F(command_test, info_shows_each_buffer_once_and_what_it_may_not_see) {
+  ON_CALL(module_.calls, pidfd_open).WillByDefault([](pid_t pid) {
+    return pid == 10 ? 108 : -EPERM;
+  });
+  ON_CALL(module_.calls, pidfd_getfd(108, _)).WillByDefault(Return(buffer_fd));
+  ON_CALL(module_.calls, ioctl(control_fd, DMABRIDGE_IOCTL_QUERY, _))
+      .WillByDefault([](int, unsigned long, void* argument) {
+        auto& query = *static_cast<dmabridge_query*>(argument);
+        std::snprintf(query.region, sizeof(query.region), "vram0");
+        query.placement = DMABRIDGE_PLACEMENT_DEVICE;
+        query.generation = 42;
+        return 0;
+      });
+  around_.held.buffers = {
+      {.inode = 1,
+       .size = 4096,
+       .holders = {{.pid = 11, .command = "train", .descriptor = 3},
+                   {.pid = 10, .command = "load", .descriptor = 5}}},
+      {.inode = 2, .size = 8192, .name = "x\n", .holders = {{.pid = 12, .command = "other"}}}};
+  around_.held.hidden = 3;
+  EXPECT_EQ(run({"info"}), exit_ok) << err();
+  EXPECT_THAT(out(), HasSubstr("buffer pid:11:3\n  held by     pid:11:3 (train), pid:10:5 (load)"));
+  EXPECT_THAT(out(), HasSubstr("generation  42"));
+  EXPECT_THAT(out(), HasSubstr("buffer pid:12:-1, \"x?\"\n"));
+  EXPECT_THAT(out(), HasSubstr("not visible "));
+  EXPECT_THAT(out(), HasSubstr("not visible: the buffers of 3 process(es) of other users"));
+
+  fake_surroundings other;
+  other.held = around_.held;
+  EXPECT_EQ(command::run({"dmabridge", "info", "--json"}, other), exit_ok);
+  const auto object = nlohmann::json::parse(other.out_.str());
+  EXPECT_EQ(object["buffers"].size(), 2U);
+  EXPECT_EQ(object["buffers"][0]["buffer"]["generation"], 42);
+  EXPECT_TRUE(object["buffers"][1]["buffer"].is_null());
+  EXPECT_FALSE(object["buffers"][1]["why_not_visible"].get<std::string>().empty());
+  EXPECT_EQ(object["hidden_processes"], 3);
+}
+
+TEST_F(command_test, info_of_one_region_leaves_out_the_buffers_of_others) {
+  ON_CALL(module_.calls, pidfd_open).WillByDefault(Return(108));
+  ON_CALL(module_.calls, pidfd_getfd(108, _)).WillByDefault(Return(buffer_fd));
+  ON_CALL(module_.calls, ioctl(control_fd, DMABRIDGE_IOCTL_QUERY, _))
+      .WillByDefault([](int, unsigned long, void* argument) {
+        auto& query = *static_cast<dmabridge_query*>(argument);
+        std::snprintf(query.region, sizeof(query.region), "vram0");
+        return 0;
+      });
+  module_.add_region("vram1", 1 << 20);
+  around_.held.buffers = {{.inode = 1, .holders = {{.pid = 10, .descriptor = 5}}}};
+  EXPECT_EQ(run({"info", "--region", "vram1"}), exit_ok);
+  EXPECT_THAT(out(), Not(HasSubstr("pid:10:5")));
+  EXPECT_EQ(run({"info", "--region", "/dev/dmabridge-vram0"}), exit_ok);
+  EXPECT_THAT(out(), HasSubstr("pid:10:5"));
+  // Who asks about one buffer is told about that one.
+  fake_surroundings other;
+  other.held = around_.held;
+  EXPECT_EQ(command::run({"dmabridge", "info", "--buffer", "fd:9"}, other), exit_ok);
+  EXPECT_THAT(other.out_.str(), Not(HasSubstr("pid:10:5")));
 }
 
 TEST_F(command_test, buffer_of_the_environment_is_named_as_such_where_it_is_wrong) {

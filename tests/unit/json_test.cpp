@@ -78,15 +78,83 @@ TEST(json, buffer) {
   buffer.chunks = {{.offset = 4096, .length = 8192}};
   buffer.users = {{.kind = user_kind::binding, .name = "nvme0n1"}};
   const auto object = to_json(buffer);
-  EXPECT_THAT(keys(object),
-              ElementsAre("region", "region_id", "size", "placement", "policy", "revoked",
-                          "generation", "moves", "last_move", "last_refused", "chunks", "users"));
+  EXPECT_THAT(keys(object), ElementsAre("region", "region_id", "size", "placement", "policy",
+                                        "revoked", "generation", "moves", "last_move",
+                                        "last_refused", "chunks", "users", "demoted_by"));
+  EXPECT_TRUE(object["demoted_by"].empty());
+  buffer.users[0].needs_system = true;
+  EXPECT_EQ(to_json(buffer)["demoted_by"][0], "nvme0n1");
   EXPECT_EQ(object["chunks"][0]["offset"], 4096);
   EXPECT_TRUE(object["last_move"].is_null());
   EXPECT_THAT(
       keys(object["users"][0]),
       ElementsAre("kind", "name", "driver", "device", "policy", "p2p", "peer2peer", "revocable",
                   "pinned", "needs_system", "needs_device", "bounces", "verdict"));
+}
+
+TEST(json, device) {
+  const pci_bar bar{.number = 2, .start = 0, .size = 4096};
+  const device entry{.label = "GPU0", .names = {"card0"}, .memory = &bar};
+  const auto object = to_json(entry, pci_function{});
+  EXPECT_THAT(keys(object), ElementsAre("label", "kind", "function", "names", "driver", "numa_node",
+                                        "iommu_group", "bar", "bar_size", "region"));
+  EXPECT_EQ(object["bar"], 2);
+  EXPECT_TRUE(object["numa_node"].is_null());
+  EXPECT_TRUE(object["region"].is_null());
+  EXPECT_TRUE(to_json(device{}, pci_function{})["bar"].is_null());
+}
+
+TEST(json, machine_says_null_where_it_does_not_know) {
+  const auto object = to_json(machine_facts{.kernel = "7.2", .config_p2pdma = false});
+  EXPECT_THAT(keys(object), ElementsAre("kernel", "architecture", "command_line", "cpu_vendor",
+                                        "cpu_family", "config_p2pdma", "hypervisor",
+                                        "memory_encryption", "secure_boot", "lockdown"));
+  EXPECT_EQ(object["config_p2pdma"], false);
+  EXPECT_TRUE(object["memory_encryption"].is_null());
+}
+
+TEST(json, path) {
+  const auto object = to_json(pci_path{.answer = path_answer::no, .missing = {{"a", "b", "c"}}});
+  EXPECT_THAT(keys(object), ElementsAre("answer", "proximity", "distance", "bridges", "redirecting",
+                                        "reasons", "missing"));
+  EXPECT_THAT(keys(object["missing"][0]), ElementsAre("what", "why", "remedy"));
+  EXPECT_EQ(object["answer"], "no");
+}
+
+TEST(json, plan) {
+  plan joint;
+  joint.importers = {{.importer = "nvme0n1"}, {.importer = "mlx5_0", .copies = 1}};
+  joint.demoting = {1};
+  joint.options = {{.policy = policy::forbid, .routes = {route::system}, .copies = {0}}};
+  const auto object = to_json(joint);
+  EXPECT_THAT(keys(object),
+              ElementsAre("state", "placement", "moved", "demoting", "importers", "options"));
+  EXPECT_EQ(object["demoting"][0], "mlx5_0");
+  EXPECT_THAT(keys(object["importers"][0]),
+              ElementsAre("importer", "verdict", "unknown", "missing", "caveats", "copies"));
+  EXPECT_THAT(keys(object["options"][0]),
+              ElementsAre("policy", "placement", "routes", "copies", "moved"));
+  EXPECT_EQ(object["options"][0]["routes"][0], "system");
+}
+
+TEST(json, proof_and_difference) {
+  EXPECT_THAT(keys(to_json(proof{})), ElementsAre("importer", "claimed", "compared", "different",
+                                                  "first_difference", "broken", "skipped"));
+  EXPECT_THAT(keys(to_json(plan_difference{})), ElementsAre("importer", "predicted", "confirmed"));
+}
+
+TEST(json, memory_and_holders) {
+  EXPECT_THAT(keys(to_json(buffer_facts{})),
+              ElementsAre("name", "kind", "device", "bar", "pages", "movable", "takes_unrevocable",
+                          "placement", "policy", "size", "empty", "move_limit"));
+  const auto object = to_json(held_buffer{.inode = 7, .holders = {{.pid = 12, .descriptor = 3}}});
+  EXPECT_THAT(keys(object), ElementsAre("inode", "size", "name", "holders"));
+  EXPECT_THAT(keys(object["holders"][0]), ElementsAre("pid", "command", "fd", "spec"));
+  EXPECT_EQ(object["holders"][0]["spec"], "pid:12:3");
+}
+
+TEST(json, what_is_no_utf_8_is_printed_all_the_same) {
+  EXPECT_EQ(dump({{"name", "a\xff"}}), "{\n  \"name\": \"a\xef\xbf\xbd\"\n}\n");
 }
 
 TEST(json, only_routes_that_were_taken) {

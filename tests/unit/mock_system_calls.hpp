@@ -101,6 +101,10 @@ class fake_module {
     ON_CALL(calls, seek(buffer_fd, 0, SEEK_END)).WillByDefault([this](auto...) {
       return buffer_size;
     });
+    ON_CALL(calls, fstat(buffer_fd, _)).WillByDefault([this](int, struct stat* result) {
+      result->st_ino = buffer_inode;
+      return 0;
+    });
   }
 
   auto add_region(const char* name, std::uint64_t size) -> dmabridge_region_info& {
@@ -122,6 +126,7 @@ class fake_module {
   std::uint32_t abi_version = DMABRIDGE_ABI_VERSION;
   std::vector<dmabridge_region_info> regions;
   std::int64_t buffer_size = 1 << 20;
+  std::uint64_t buffer_inode = 4711;
 };
 
 }  // namespace dmabridge::test

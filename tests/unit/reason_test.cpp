@@ -154,6 +154,28 @@ TEST(reason, acs_redirect_says_how_to_boot) {
   EXPECT_THAT(why.remedy(), HasSubstr("pci=disable_acs_redir=0000:01:00.0"));
 }
 
+// The kernel takes its parameter once.
+TEST(reason, remedies_of_several_redirecting_bridges_are_one_command) {
+  const auto redirecting = [](std::uint64_t bridge) {
+    return reason{
+        .code = DMABRIDGE_REASON_ACS_REDIRECT, .device = pci_address::unpack(bridge), .value = 4};
+  };
+  const std::vector<reason> reasons{redirecting(0x0208),
+                                    redirecting(0x0100),
+                                    {.code = DMABRIDGE_REASON_RESTORED},
+                                    {.code = DMABRIDGE_REASON_NO_IMPORTER},
+                                    redirecting(0x0208),
+                                    {.code = 9999}};
+  const auto all = remedies(reasons, policy::prefer);
+  ASSERT_EQ(all.size(), 3U);
+  EXPECT_THAT(all[0], HasSubstr("pci=disable_acs_redir=0000:01:00.0;0000:02:01.0 ("));
+  EXPECT_THAT(all[0], testing::Not(HasSubstr("policy prefer")));
+  EXPECT_THAT(all[1], HasSubstr("modprobe"));
+  EXPECT_THAT(all[2], HasSubstr("update"));
+  EXPECT_THAT(remedies(reasons).front(), HasSubstr("or use policy prefer"));
+  EXPECT_THAT(remedies({}), testing::IsEmpty());
+}
+
 TEST(reason, unlisted_host_bridge_is_named_with_its_id) {
   const reason why{.code = DMABRIDGE_REASON_HOST_BRIDGE_UNLISTED,
                    .device = pci_address::unpack(0),

@@ -34,6 +34,26 @@ constexpr auto info_examples =
     "  dmabridge info                                 all regions\n"
     "  dmabridge info --buffer pid:4711:5             where a buffer is, who uses it, and why\n"
     "  dmabridge info --json\n";
+constexpr auto topo_examples =
+    "Examples:\n"
+    "  dmabridge topo                                 who is near whom, and who reaches whose "
+    "memory\n"
+    "  dmabridge topo --dot --path GPU0 nvme0n1 | dot -Tsvg >tree.svg\n"
+    "  sudo dmabridge topo --record machine.json      to attach to a report, or to look at "
+    "elsewhere\n"
+    "  sudo lspci -D -nn -vvv >machine.txt; dmabridge topo --from machine.txt\n";
+constexpr auto explain_examples =
+    "Examples:\n"
+    "  dmabridge explain GPU0 nvme0n1                 can the drive reach the GPU, and if not "
+    "why?\n"
+    "  dmabridge explain vram0 /mnt/data/model.bin --prove\n"
+    "  dmabridge explain card0 nvme0n1 mlx5_0         both at once: one may move the buffer for "
+    "all\n"
+    "  dmabridge explain pid:4711:5 mlx5_0 --policy require\n"
+    "  dmabridge explain --from machine.json 0000:17:00.0 0000:18:00.0\n";
+constexpr auto from_help =
+    "read the machine from FILE instead: what topo --record wrote,\n"
+    "or the output of lspci -D -nn -vvv; - is the standard input";
 constexpr auto buffer_help =
     "fd:N: inherited fd N; pid:PID:FD: fd number FD of process PID.\n"
     "Without it: fd:$DMABRIDGE_BUFFER_FD where that is set";
@@ -81,11 +101,7 @@ auto depth_of(const std::string& text) -> unsigned {
   return depth;
 }
 
-void add_transfer(CLI::App& app, transfer_arguments& into) {
-  app.add_flag("--json", into.json, "print one JSON object");
-  add_size(app, "--offset", into.offset, "where to begin in the file or block device (default 0)");
-  add_size(app, "--length", into.length, "how many bytes (default: all)");
-  add_size(app, "--at", into.at, "where to begin in the buffer (default 0)");
+void add_policy(CLI::App& app, policy& into) {
   app.add_option_function<std::string>(
          "--policy",
          [&into](const std::string& text) {
@@ -94,10 +110,18 @@ void add_transfer(CLI::App& app, transfer_arguments& into) {
              throw CLI::ValidationError(
                  "--policy", fmt::format("\"{}\" is none of require, prefer, forbid", text));
            }
-           into.policy = *wanted;
+           into = *wanted;
          },
          policy_help)
       ->type_name("POLICY");
+}
+
+void add_transfer(CLI::App& app, transfer_arguments& into) {
+  app.add_flag("--json", into.json, "print one JSON object");
+  add_size(app, "--offset", into.offset, "where to begin in the file or block device (default 0)");
+  add_size(app, "--length", into.length, "how many bytes (default: all)");
+  add_size(app, "--at", into.at, "where to begin in the buffer (default 0)");
+  add_policy(app, into.policy);
   app.add_option_function<std::string>(
          "--depth", [&into](const std::string& text) { into.depth = depth_of(text); },
          "commands in flight, 1 to 4096 (default 16)")
@@ -155,7 +179,33 @@ auto parse(const std::vector<std::string>& command_line) -> arguments {
   app.set_help_flag("-h,--help", help_help);
   app.set_version_flag("--version", "dmabridge " DMABRIDGE_VERSION, "show the version");
   app.require_subcommand(0, 1);
-  app.footer("Manual pages: dmabridge(1), dmabridge-info(1), dmabridge-load(1), dmabridge-save(1)");
+  app.footer(
+      "Manual pages: dmabridge(1), dmabridge-explain(1), dmabridge-info(1), dmabridge-load(1),\n"
+      "dmabridge-save(1), dmabridge-topo(1)");
+
+  explain_arguments explain;
+  auto* explain_app = app.add_subcommand(
+      "explain", "can these devices reach that memory peer to peer, and if not why");
+  explain_app
+      ->add_option("MEMORY", explain.memory,
+                   "a region, a buffer (fd:N, pid:PID:FD), or a GPU or other PCI function")
+      ->required();
+  explain_app
+      ->add_option("IMPORTER", explain.importers,
+                   "who wants to reach it: a drive, file, RDMA device, GPU or PCI function")
+      ->required();
+  explain_app->add_flag("--json", explain.json, "print one JSON object");
+  add_policy(*explain_app, explain.policy);
+  add_size(*explain_app, "--size", explain.size,
+           "of the buffer to plan for, and how much --prove compares (default 1M)");
+  auto* explain_from =
+      explain_app->add_option("--from", explain.from, from_help)->type_name("FILE");
+  explain_app
+      ->add_flag("--prove", explain.prove,
+                 "read from drives and files by the route and through system memory, and compare")
+      ->excludes(explain_from);
+  explain_app->usage("Usage: dmabridge explain [OPTION]... MEMORY IMPORTER...");
+  explain_app->footer(explain_examples);
 
   info_arguments info;
   auto* info_app = app.add_subcommand("info", "show regions, and a buffer with all who use it");
@@ -194,12 +244,35 @@ auto parse(const std::vector<std::string>& command_line) -> arguments {
   save_app->usage("Usage: dmabridge save [OPTION]... FILE");
   save_app->footer(save_examples);
 
+  topo_arguments topo;
+  auto* topo_app = app.add_subcommand(
+      "topo", "show how GPUs, regions, drives and NICs are connected, and who reaches whom");
+  auto* topo_json = topo_app->add_flag("--json", topo.json, "print one JSON object");
+  auto* topo_dot = topo_app->add_flag("--dot", topo.dot, "print the PCI tree as a Graphviz graph");
+  topo_dot->excludes(topo_json);
+  topo_app
+      ->add_option("--path", topo.path,
+                   "mark the way from memory A to importer B, and what blocks it")
+      ->type_name("A B")
+      ->expected(2)
+      ->needs(topo_dot);
+  topo_app
+      ->add_option("--record", topo.record,
+                   "write the machine to FILE, for --from; - is the standard output")
+      ->type_name("FILE")
+      ->excludes(topo_json)
+      ->excludes(topo_dot);
+  topo_app->add_option("--from", topo.from, from_help)->type_name("FILE");
+  topo_app->usage("Usage: dmabridge topo [OPTION]...");
+  topo_app->footer(topo_examples);
+
   try {
     std::vector<std::string> reversed(own.rbegin(), own.rend());
     if (!reversed.empty()) reversed.pop_back();
     app.parse(reversed);
     if (app.get_subcommands().empty()) {
-      throw CLI::ValidationError("subcommand", "one of info, load and save is needed");
+      throw CLI::ValidationError("subcommand",
+                                 "one of explain, info, load, save and topo is needed");
     }
     if (successor) {
       if (successor->empty()) throw CLI::ValidationError("--", "needs a COMMAND after it");
@@ -214,8 +287,10 @@ auto parse(const std::vector<std::string>& command_line) -> arguments {
     const auto is_error = app.exit(stop, out, err) != 0;
     return message{.text = is_error ? stop.what() : out.str(), .is_error = is_error};
   }
+  if (*explain_app) return explain;
   if (*info_app) return info;
   if (*load_app) return load;
+  if (*topo_app) return topo;
   return save;
 }
 

@@ -12,6 +12,16 @@
 
 namespace dmabridge::command {
 
+struct explain_arguments {
+  bool json = false;
+  std::string memory;
+  std::vector<std::string> importers;  // one at least
+  dmabridge::policy policy = dmabridge::policy::prefer;
+  std::string from;  // empty: this machine
+  bool prove = false;
+  std::uint64_t size = 1024 * 1024;
+};
+
 struct info_arguments {
   bool json = false;
   std::string region;  // empty: all
@@ -42,13 +52,22 @@ struct save_arguments : transfer_arguments {
   bool force = false;
 };
 
+struct topo_arguments {
+  bool json = false;
+  bool dot = false;
+  std::vector<std::string> path;  // memory and importer, or empty
+  std::string record;             // empty: do not
+  std::string from;               // empty: this machine
+};
+
 // Text to print instead of running anything: help, a version, or what is wrong.
 struct message {
   std::string text;
   bool is_error = false;
 };
 
-using arguments = std::variant<info_arguments, load_arguments, save_arguments, message>;
+using arguments = std::variant<explain_arguments, info_arguments, load_arguments, save_arguments,
+                               topo_arguments, message>;
 
 // `command_line` begins with the program's name.
 auto parse(const std::vector<std::string>& command_line) -> arguments;

@@ -29,21 +29,37 @@ auto status_of(const error& failure) -> int {
   return exit_system;
 }
 
-auto report(const error& failure, bool as_json, surroundings& around) -> int {
-  if (as_json) {
-    around.out() << json{{"error", to_json(failure)}}.dump(2) << '\n';
+// How a failure is told. Looked for in the command line by hand, as one that cannot be parsed is
+// told so too.
+struct telling {
+  explicit telling(const std::vector<std::string>& command_line) {
+    const auto own_end = std::ranges::find(command_line, "--");
+    as_json = std::find(command_line.begin(), own_end, "--json") != own_end;
+    explains = command_line.size() > 1 && command_line[1] == "explain";
+  }
+
+  bool as_json = false;
+  bool explains = false;
+};
+
+auto report(const error& failure, const telling& how, surroundings& around) -> int {
+  if (how.as_json) {
+    around.out() << dump({{"error", to_json(failure)}});
   } else {
     around.err() << "dmabridge: " << failure.what() << '\n';
   }
-  return status_of(failure);
+  const auto status = status_of(failure);
+  return how.explains && status != exit_usage ? static_cast<int>(exit_unknown) : status;
 }
 
 struct dispatcher {
   surroundings& around;
 
+  auto operator()(const explain_arguments& wanted) const -> int { return explain(wanted, around); }
   auto operator()(const info_arguments& wanted) const -> int { return info(wanted, around); }
   auto operator()(const load_arguments& wanted) const -> int { return load(wanted, around); }
   auto operator()(const save_arguments& wanted) const -> int { return save(wanted, around); }
+  auto operator()(const topo_arguments& wanted) const -> int { return topo(wanted, around); }
   auto operator()(const message& said) const -> int {
     if (!said.is_error) {
       around.out() << said.text;
@@ -59,19 +75,17 @@ struct dispatcher {
 }  // namespace
 
 auto run(const std::vector<std::string>& command_line, surroundings& around) -> int {
-  // Looked for by hand, as a command line that cannot be parsed is reported in JSON too.
-  const auto own_end = std::ranges::find(command_line, "--");
-  const auto as_json = std::find(command_line.begin(), own_end, "--json") != own_end;
+  const telling how(command_line);
   try {
     return std::visit(dispatcher{around}, parse(command_line));
   } catch (const error& failure) {
-    return report(failure, as_json, around);
+    return report(failure, how, around);
   } catch (const std::system_error& failure) {
     return report(error({.kind = error_kind::system,
                          .attempted = "go on",
                          .code = failure.code().value(),
                          .detail = failure.what()}),
-                  as_json, around);
+                  how, around);
   }
 }
 

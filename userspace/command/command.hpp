@@ -9,6 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "dmabridge/topology.hpp"
+#include "held_buffers.hpp"
+
 namespace dmabridge::command {
 
 // Exit statuses; the manual page documents them.
@@ -21,6 +24,14 @@ enum exit_status : int {
   exit_cannot_execute = 126,
   exit_not_found = 127,
   exit_interrupted = 130,
+};
+
+// What explain exits with instead, once it has an answer; exit_refused and exit_usage are the same.
+// Whatever keeps it from an answer is exit_unknown.
+enum explain_status : int {
+  exit_p2p = 0,
+  exit_not_p2p = 1,
+  exit_unknown = 3,
 };
 
 // A program that gets a buffer from this one.
@@ -39,8 +50,13 @@ class surroundings {
   virtual auto err() -> std::ostream& = 0;
   // Columns of the terminal that err() goes to; nothing if it goes elsewhere.
   virtual auto err_columns() const -> std::optional<unsigned> = 0;
+  // Of the terminal that out() goes to.
+  virtual auto out_columns() const -> std::optional<unsigned> = 0;
   virtual auto variable(const std::string& name) const -> std::optional<std::string> = 0;
   virtual auto process_id() const -> int = 0;
+
+  virtual auto machine() -> topology = 0;
+  virtual auto held_buffers() -> census = 0;
 
   // Set by SIGINT and SIGTERM.
   virtual auto interrupted() const -> const std::atomic<bool>& = 0;

@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: MIT
 #include <fmt/format.h>
+#include <sys/stat.h>
 
+#include <optional>
 #include <ostream>
+#include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "dmabridge/control.hpp"
 #include "dmabridge/error.hpp"
 #include "dmabridge/region.hpp"
 #include "dmabridge/size.hpp"
+#include "held_buffers.hpp"
+#include "machine.hpp"
 #include "report.hpp"
 #include "subcommands.hpp"
 
@@ -108,12 +115,24 @@ auto describe(const buffer_user& user, std::string_view title) -> std::string {
   return text;
 }
 
-auto describe(const std::string& spec, const buffer_info& buffer) -> std::string {
-  auto text = fmt::format("buffer {}\n", spec);
+// Who keeps it off its device.
+auto demoting(const buffer_info& buffer) -> std::string {
+  std::string names;
+  for (const auto& user : buffer.users) {
+    if (user.needs_system) names += (names.empty() ? "" : ", ") + user.name;
+  }
+  return names;
+}
+
+auto describe(const buffer_info& buffer) -> std::string {
+  std::string text;
   text += line("region", buffer.region);
   text += line("size", sized(buffer.size));
   text += line("placement", to_string(buffer.placement) +
                                 (buffer.revoked ? ": revoked, its device is gone" : ""));
+  if (const auto names = demoting(buffer); !names.empty()) {
+    text += line("demoted by", names + ": see below why");
+  }
   text += line("policy", to_string(buffer.policy));
   text += line("generation", fmt::format("{}, moved {} time(s)", buffer.generation, buffer.moves));
   if (buffer.last_move)
@@ -129,14 +148,94 @@ auto describe(const std::string& spec, const buffer_info& buffer) -> std::string
   return text;
 }
 
+// A buffer that some process holds, as far as this one may look at it.
+struct seen_buffer {
+  held_buffer held{};
+  std::optional<buffer_info> known{};
+  std::string why_not{};  // nothing is known
+};
+
+auto look_at(const control& module, held_buffer held) -> seen_buffer {
+  seen_buffer seen{.held = std::move(held)};
+  for (const auto& who : seen.held.holders) {
+    try {
+      const auto memory = buffer::from_process(who.pid, who.descriptor);
+      seen.known = module.query(memory.descriptor());
+      return seen;
+    } catch (const error& failure) {
+      const auto& details = failure.details();
+      seen.why_not = details.detail.empty() ? errno_text(details.code) : details.detail;
+    }
+  }
+  return seen;
+}
+
+auto inode_of(const buffer& memory) -> std::optional<std::uint64_t> {
+  struct stat found {};
+  if (::fstat(memory.descriptor(), &found) != 0) return {};
+  return found.st_ino;
+}
+
+// All but the one that is named, in the region that is, if there is one.
+auto look_around(const control& module, census all, const std::optional<buffer>& named,
+                 const std::string& region) -> std::vector<seen_buffer> {
+  const auto known = named ? inode_of(*named) : std::nullopt;
+  std::vector<seen_buffer> seen;
+  for (auto& held : all.buffers) {
+    if (known == held.inode) continue;
+    auto found = look_at(module, std::move(held));
+    if (!region.empty() && found.known && found.known->region != region) continue;
+    seen.push_back(std::move(found));
+  }
+  return seen;
+}
+
+auto describe(const seen_buffer& seen) -> std::string {
+  const auto& held = seen.held;
+  std::string holders;
+  for (const auto& who : held.holders) {
+    holders +=
+        fmt::format("{}{} ({})", holders.empty() ? "" : ", ", spec_of(who), printable(who.command));
+  }
+  auto text = fmt::format("buffer {}{}\n", spec_of(held.holders.front()),
+                          held.name.empty() ? "" : fmt::format(", \"{}\"", printable(held.name)));
+  text += line("held by", holders);
+  if (seen.known) return text + describe(*seen.known);
+  text += line("size", sized(held.size));
+  text += line("not visible", seen.why_not + "; as root this shows more");
+  return text;
+}
+
+auto describe_hidden(unsigned processes) -> std::string {
+  if (processes == 0) return {};
+  return fmt::format(
+      "not visible: the buffers of {} process(es) of other users; as root this shows them too\n",
+      processes);
+}
+
+auto seen_json(const seen_buffer& seen) -> json {
+  auto object = to_json(seen.held);
+  object["buffer"] = seen.known ? to_json(*seen.known) : json(nullptr);
+  object["why_not_visible"] = seen.why_not;
+  return object;
+}
+
 }  // namespace
 
 auto info(const info_arguments& wanted, surroundings& around) -> int {
   const control module;
   auto regions = module.regions();
-  if (!wanted.region.empty()) regions = {find_region(regions, wanted.region)};
+  std::string region_name;
+  if (!wanted.region.empty()) {
+    regions = {find_region(regions, wanted.region)};
+    region_name = regions.front().name;
+  }
   const auto memory = named_buffer(wanted.buffer, around);
   const auto known = memory ? std::optional(module.query(memory->descriptor())) : std::nullopt;
+  // Who asks about one buffer is told about that one.
+  auto all = wanted.buffer.empty() ? around.held_buffers() : census();
+  const auto hidden = all.hidden;
+  const auto others = look_around(module, std::move(all), memory, region_name);
 
   if (wanted.json) {
     const auto about = module.info();
@@ -147,7 +246,10 @@ auto info(const info_arguments& wanted, surroundings& around) -> int {
       object["regions"].push_back(to_json(region, may_allocate(region)));
     }
     if (known) object["buffer"] = to_json(*known);
-    around.out() << object.dump(2) << '\n';
+    object["buffers"] = json::array();
+    for (const auto& seen : others) object["buffers"].push_back(seen_json(seen));
+    object["hidden_processes"] = hidden;
+    around.out() << dump(object);
     return exit_ok;
   }
   around.out() << describe(module.info());
@@ -156,7 +258,12 @@ auto info(const info_arguments& wanted, surroundings& around) -> int {
     around.out()
         << "no region: no driver exports memory (the generic one: modprobe dmabridge_pci)\n";
   }
-  if (known) around.out() << describe(wanted.buffer.empty() ? "inherited" : wanted.buffer, *known);
+  if (known) {
+    around.out() << fmt::format("buffer {}\n", wanted.buffer.empty() ? "inherited" : wanted.buffer)
+                 << describe(*known);
+  }
+  for (const auto& seen : others) around.out() << describe(seen);
+  around.out() << describe_hidden(hidden);
   return exit_ok;
 }
 

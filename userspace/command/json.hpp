@@ -4,12 +4,19 @@
 
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <string>
 
+#include "devices.hpp"
 #include "dmabridge/block_importer.hpp"
+#include "dmabridge/confirm.hpp"
 #include "dmabridge/control.hpp"
 #include "dmabridge/error.hpp"
+#include "dmabridge/path.hpp"
+#include "dmabridge/plan.hpp"
 #include "dmabridge/reason.hpp"
+#include "dmabridge/topology.hpp"
 #include "dmabridge/verdict.hpp"
+#include "held_buffers.hpp"
 
 namespace dmabridge::command {
 
@@ -25,5 +32,22 @@ auto to_json(const buffer_info& buffer) -> json;
 // Only the routes that were taken.
 auto to_json(const route_counters& routes) -> json;
 auto to_json(const error& failure) -> json;
+
+auto to_json(const machine_facts& machine) -> json;
+auto to_json(const unread_fact& fact) -> json;
+// `function`: the device's.
+auto to_json(const device& entry, const pci_function& function) -> json;
+auto to_json(const pci_path& path) -> json;
+auto to_json(const buffer_facts& memory) -> json;
+auto to_json(const planned_verdict& importer) -> json;
+auto to_json(const plan_option& option) -> json;
+auto to_json(const plan& joint) -> json;
+auto to_json(const plan_difference& difference) -> json;
+auto to_json(const proof& seen) -> json;
+auto to_json(const holder& who) -> json;
+auto to_json(const held_buffer& held) -> json;
+
+// As it is printed. Names that are no UTF-8 become such.
+auto dump(const json& object) -> std::string;
 
 }  // namespace dmabridge::command

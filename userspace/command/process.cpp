@@ -20,6 +20,14 @@ void note_signal(int /*number*/) {
   signalled = true;
 }
 
+auto columns_of(int terminal) -> std::optional<unsigned> {
+  if (::isatty(terminal) != 1) return {};
+  winsize size{};
+  // A serial line, for one, does not know its size: then what nearly every terminal has at least.
+  const auto known = ::ioctl(terminal, TIOCGWINSZ, &size) == 0 && size.ws_col != 0;
+  return known ? size.ws_col : 80;
+}
+
 }  // namespace
 
 process::process() {
@@ -37,11 +45,10 @@ auto process::err() -> std::ostream& {
   return std::cerr;
 }
 auto process::err_columns() const -> std::optional<unsigned> {
-  if (::isatty(STDERR_FILENO) != 1) return {};
-  winsize size{};
-  // A serial line, for one, does not know its size: then what nearly every terminal has at least.
-  const auto known = ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col != 0;
-  return known ? size.ws_col : 80;
+  return columns_of(STDERR_FILENO);
+}
+auto process::out_columns() const -> std::optional<unsigned> {
+  return columns_of(STDOUT_FILENO);
 }
 
 auto process::variable(const std::string& name) const -> std::optional<std::string> {
@@ -52,6 +59,12 @@ auto process::variable(const std::string& name) const -> std::optional<std::stri
 
 auto process::process_id() const -> int {
   return ::getpid();
+}
+auto process::machine() -> topology {
+  return read_topology();
+}
+auto process::held_buffers() -> census {
+  return find_held_buffers("/proc");
 }
 auto process::interrupted() const -> const std::atomic<bool>& {
   return signalled;

@@ -7,8 +7,10 @@
 
 namespace dmabridge::command {
 
+auto explain(const explain_arguments& wanted, surroundings& around) -> int;
 auto info(const info_arguments& wanted, surroundings& around) -> int;
 auto load(const load_arguments& wanted, surroundings& around) -> int;
 auto save(const save_arguments& wanted, surroundings& around) -> int;
+auto topo(const topo_arguments& wanted, surroundings& around) -> int;
 
 }  // namespace dmabridge::command

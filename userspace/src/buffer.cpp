@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: MIT
 #include "dmabridge/buffer.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/dma-buf.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <optional>
 #include <string_view>
 #include <utility>
 
+#include "buffer_life.hpp"
 #include "dmabridge/error.hpp"
 #include "system_calls.hpp"
 
@@ -122,7 +126,39 @@ auto buffer::adopt(fd descriptor, const std::string& name) -> buffer {
                  .attempted = "ask a dma-buf for its size",
                  .code = static_cast<int>(-size)});
   }
-  return {std::move(descriptor), static_cast<std::uint64_t>(size)};
+  struct stat file{};
+  const auto result = sys().fstat(descriptor.get(), &file);
+  if (result < 0) {
+    throw error({.kind = error_kind::system,
+                 .attempted = "find out which dma-buf an fd is",
+                 .code = -result});
+  }
+  return {std::move(descriptor), static_cast<std::uint64_t>(size), file.st_ino};
+}
+
+buffer::buffer(fd descriptor, std::uint64_t size, std::uint64_t inode)
+    : fd_(std::move(descriptor)),
+      size_(size),
+      inode_(inode),
+      life_(std::make_shared<buffer_life>(inode)) {}
+
+auto buffer::exporter() const -> std::string {
+  const auto path = fmt::format("/proc/self/fdinfo/{}", fd_.get());
+  std::error_code ec;
+  const auto file = fd::open(path, O_RDONLY, 0, ec);
+  if (ec) return {};
+  std::string text;
+  std::array<char, 512> piece;
+  for (;;) {
+    const auto got = sys().read(file.get(), piece.data(), piece.size());
+    if (got <= 0) break;
+    text.append(piece.data(), static_cast<std::size_t>(got));
+  }
+  constexpr std::string_view label = "exp_name:\t";
+  const auto at = text.find(label);
+  if (at == std::string::npos) return {};
+  const auto first = at + label.size();
+  return text.substr(first, text.find('\n', first) - first);
 }
 
 auto buffer::duplicate(int descriptor) -> buffer {

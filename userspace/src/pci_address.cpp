@@ -29,6 +29,11 @@ auto pci_address::unpack(std::uint64_t packed) noexcept -> pci_address {
           .function = static_cast<std::uint8_t>(packed & 7)};
 }
 
+auto pci_address::pack() const noexcept -> std::uint64_t {
+  return std::uint64_t{domain} << 16 | std::uint64_t{bus} << 8 | std::uint64_t{device} << 3 |
+         function;
+}
+
 auto pci_address::parse(std::string_view text) noexcept -> std::optional<pci_address> {
   std::uint32_t domain = 0;
   if (text.find(':') != text.rfind(':')) {

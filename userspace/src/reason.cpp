@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
+#include <vector>
 
 #include "dmabridge/error.hpp"
 #include "dmabridge/size.hpp"
@@ -21,7 +23,8 @@ constexpr auto table = std::to_array<reason_description>({
     {DMABRIDGE_REASON_REVOKED, "revoked", "the device that the buffer was on is gone",
      "device {device} was unbound, reset or unplugged; the bytes are lost",
      "allocate a new buffer once the driver of {device} is bound again"},
-    {DMABRIDGE_REASON_POLICY_FORBID, "policy_forbid", "the policy forbids peer to peer", "",
+    {DMABRIDGE_REASON_POLICY_FORBID, "policy_forbid", "the policy forbids peer to peer",
+     "the policy of the buffer, or that of the importer, is forbid",
      "use policy prefer, both for the buffer and for the importer"},
     {DMABRIDGE_REASON_POLICY_CONFLICT, "policy_conflict",
      "the policies of the buffer and of the importer contradict each other",
@@ -55,7 +58,8 @@ constexpr auto table = std::to_array<reason_description>({
      "there is not enough free memory in the region", "{size} were asked for",
      "release buffers of the region; dmabridge info shows how much is available"},
     {DMABRIDGE_REASON_MOVED, "moved",
-     "the buffer is in system memory because it was moved there on request", "",
+     "the buffer is in system memory because it was moved there on request",
+     "its last move was asked for",
      "move it back (DMABRIDGE_IOCTL_MOVE, or dmabridge::control::move)"},
     {DMABRIDGE_REASON_INTERRUPTED, "interrupted", "a signal ended the move", "", "try again"},
     {DMABRIDGE_REASON_NO_PAGES, "no_pages",
@@ -66,19 +70,26 @@ constexpr auto table = std::to_array<reason_description>({
     {DMABRIDGE_REASON_RESTORED, "restored",
      "the buffer is back on the device, since nobody needs it in system memory any more", "", ""},
     {DMABRIDGE_REASON_SYSTEM_REGION, "system_region",
-     "the buffer's region is system memory, so there is no device memory to reach", "",
+     "the buffer's region is system memory, so there is no device memory to reach",
+     "the region is of kind system",
      "allocate the buffer in a region of kind bar or stolen (dmabridge info lists them)", true},
     {DMABRIDGE_REASON_EVICTED, "evicted",
-     "the buffer is in system memory because the driver of its device moved it there", "",
+     "the buffer is in system memory because the driver of its device moved it there",
+     "its last move was the driver's",
      "once its device has memory to spare, move it back (DMABRIDGE_IOCTL_MOVE, or "
      "dmabridge::control::move)"},
     {DMABRIDGE_REASON_SUSPENDED, "suspended",
-     "the driver lets nothing onto its device for now: it has suspended it, or is resetting it", "",
+     "the driver lets nothing onto its device for now: it has suspended it, or is resetting it",
+     "the region is suspended",
      "wait until the driver resumes the device (dmabridge info shows it), then try again", true},
     {DMABRIDGE_REASON_COPY_FAILED, "copy_failed",
      "the device's copy engine failed, so the buffer stays where it is",
      "the engine's error: {error}",
      "see the kernel log (dmesg) for what the device's driver reported, then try again"},
+    {DMABRIDGE_REASON_NOT_MOVABLE, "not_movable",
+     "the exporter of the memory cannot move it to system memory", "{name}",
+     "leave out the importers that need system memory, or allocate the buffer in a dmabridge "
+     "region"},
 
     {DMABRIDGE_REASON_STATIC_IMPORTER, "static_importer",
      "the importer cannot follow a buffer that moves", "{name} {device} used dma_buf_attach()",
@@ -99,11 +110,14 @@ constexpr auto table = std::to_array<reason_description>({
     {DMABRIDGE_REASON_DMA_MASK, "dma_mask",
      "the importer cannot address the device's memory, which lies too high for it",
      "{device} addresses up to {hex}", "use a device that addresses 64 bits", true},
+    {DMABRIDGE_REASON_BY_CPU, "by_cpu",
+     "the importer's driver moves the bytes by the CPU, which needs them in system memory",
+     "driver {name}", "use a device that does DMA of its own", true},
 
     {DMABRIDGE_REASON_ACS_REDIRECT, "acs_redirect",
      "a PCIe bridge sends peer-to-peer traffic up to the root instead of across (ACS redirect)",
      "bridge {device}, ACS control {hex}: {acs}",
-     "boot with pci=disable_acs_redir={device} (which also merges the IOMMU groups behind it)",
+     "boot with pci=disable_acs_redir={bridges} (which also merges the IOMMU groups behind it)",
      true},
     {DMABRIDGE_REASON_HOST_BRIDGE_UNLISTED, "host_bridge_unlisted",
      "the two devices meet in a host bridge that the kernel does not list as forwarding peer to "
@@ -115,8 +129,41 @@ constexpr auto table = std::to_array<reason_description>({
      "pci_p2pdma_distance() is {signed_value}",
      "move both devices below one PCIe switch or root port", true},
     {DMABRIDGE_REASON_MEMORY_ENCRYPTION, "memory_encryption",
-     "memory encryption (SEV, TDX) is active, which excludes this memory", "",
-     "use a machine without memory encryption", true},
+     "memory encryption (SEV, TDX) is active, which excludes this memory",
+     "the kernel encrypts memory", "use a machine without memory encryption", true},
+    {DMABRIDGE_REASON_DENIED, "denied", "the administrator keeps the two devices from peer to peer",
+     "{device} is in /sys/module/dmabridge/parameters/deny",
+     "as root, write the list without that pair to /sys/module/dmabridge/parameters/deny", true},
+    {DMABRIDGE_REASON_KERNEL_NO_P2PDMA, "kernel_no_p2pdma",
+     "the kernel was built without PCI peer to peer",
+     "CONFIG_PCI_P2PDMA is not set in Linux {name}",
+     "boot a kernel that has it (Debian 13: the one of backports)", true},
+    {DMABRIDGE_REASON_BAR_DISABLED, "bar_disabled",
+     "the memory's BAR has no address, or its device does not answer to it",
+     "BAR {value} of {device}",
+     "bind the driver of {device}, which enables it; if there was no room for the BAR, boot with "
+     "pci=realloc, or turn on Above 4G Decoding in the firmware's setup",
+     true},
+    {DMABRIDGE_REASON_SMALL_BAR, "small_bar", "the BAR may show a part of the device's memory only",
+     "{size} on {device}", "turn on Resizable BAR and Above 4G Decoding in the firmware's setup"},
+    {DMABRIDGE_REASON_BROKEN_PATH, "broken_path",
+     "bytes that were sent peer to peer did not arrive", "{value} byte(s) differ",
+     "keep the two devices from peer to peer (write ADDRESS-ADDRESS to "
+     "/sys/module/dmabridge/parameters/deny); under a translating IOMMU of a virtual machine, boot "
+     "with iommu=pt"},
+    {DMABRIDGE_REASON_VIRTUAL_MACHINE, "virtual_machine",
+     "this is a virtual machine, which cannot see the bridges of its host", "hypervisor {name}",
+     "have the bytes compared (dmabridge explain --prove), or run dmabridge explain on the host "
+     "for "
+     "the devices that it passes on"},
+    {DMABRIDGE_REASON_MODULE_LOCKED_OUT, "module_locked_out",
+     "this machine takes signed kernel modules only", "{name}",
+     "sign dmabridge's modules with a key that the machine trusts (mokutil --import), or turn off "
+     "Secure Boot"},
+    {DMABRIDGE_REASON_PATH_UNKNOWN, "path_unknown", "a fact that decides could not be read",
+     "{name}", "run this as root, or load dmabridge, so that the kernel can be asked", true},
+    {DMABRIDGE_REASON_NOT_MAPPABLE, "not_mappable", "this architecture cannot map a BAR", "{name}",
+     "use a machine of another architecture", true},
 
     {DMABRIDGE_REASON_QUEUE_NO_P2P, "queue_no_p2p",
      "the disk's driver does not take peer-to-peer memory", "disk {name}",
@@ -160,6 +207,29 @@ constexpr auto table = std::to_array<reason_description>({
      "exporter {name}", "allocate the buffer in a dmabridge region", true},
     {DMABRIDGE_REASON_NO_IMPORTER, "no_importer", "the block importer is not loaded", "",
      "modprobe dmabridge_block"},
+    {DMABRIDGE_REASON_LEG, "leg", "a disk that this one is made of cannot take part",
+     "{name} {device}", "make it of disks that all reach the device", true},
+    {DMABRIDGE_REASON_RAID_WRITE, "raid_write",
+     "md takes a disk to which a peer-to-peer write fails for a broken one", "array {name}",
+     "write to a drive that is not in an array", true},
+
+    {DMABRIDGE_REASON_NO_DMABUF_MR, "no_dmabuf_mr",
+     "the RDMA device has no dma-buf memory regions, so that its driver does not attach to buffers",
+     "asking {name} for one gave {error}",
+     "update rdma-core and the kernel if newer ones have them for this device, or use an RDMA device "
+     "that has them",
+     true},
+    {DMABRIDGE_REASON_DMABUF_MR_REFUSED, "dmabuf_mr_refused",
+     "the RDMA device's driver could not register the buffer", "ibv_reg_dmabuf_mr() of {name} gave {error}",
+     "see the reasons beside this one, and the kernel log (dmesg)"},
+    {DMABRIDGE_REASON_PIN_LIMIT, "pin_limit",
+     "this process may not pin so much memory", "its limit is {size} (RLIMIT_MEMLOCK)",
+     "raise the limit (ulimit -l in KiB; LimitMEMLOCK= of a systemd unit; memlock in "
+     "/etc/security/limits.conf), or register less at a time"},
+    {DMABRIDGE_REASON_NOT_PINNABLE, "not_pinnable",
+     "a mapping of the buffer cannot be pinned, which this RDMA device needs",
+     "exporter {name}; pinning gave {error}",
+     "allocate the buffer in a dmabridge region, or use an RDMA device with dma-buf memory regions"},
 });
 
 auto find(std::uint32_t code) -> const reason_description* {
@@ -206,10 +276,14 @@ auto decode_error(std::uint64_t value) -> std::string {
   return fmt::format("{} ({})", errno_name(code), errno_text(code));
 }
 
-auto fill_in(std::string_view format, const reason& why) -> std::string {
+// `bridges`: all that redirect on a path; empty: only the one that the reason names.
+auto fill_in(std::string_view format, const reason& why, std::string_view bridges = {})
+    -> std::string {
   const auto value = why.value;
+  const auto device = why.device ? to_string(*why.device) : std::string();
   auto text = fmt::format(
-      fmt::runtime(format), fmt::arg("device", why.device ? to_string(*why.device) : std::string()),
+      fmt::runtime(format), fmt::arg("device", device),
+      fmt::arg("bridges", bridges.empty() ? std::string_view(device) : bridges),
       fmt::arg("name", why.name), fmt::arg("value", value),
       fmt::arg("signed_value", static_cast<std::int64_t>(value)),
       fmt::arg("hex", fmt::format("{:#x}", value)), fmt::arg("size", format_size(value)),
@@ -221,6 +295,33 @@ auto fill_in(std::string_view format, const reason& why) -> std::string {
       fmt::arg("importer_policy", to_string(static_cast<policy>(value & 0xffffffff))));
   while (text.ends_with(' ')) text.pop_back();
   return text;
+}
+
+auto remedy_of(const reason& why, std::optional<policy> in_force, std::string_view bridges = {})
+    -> std::string {
+  const auto* known = find(why.code);
+  if (known == nullptr) return "update the dmabridge user space to the version of the module";
+  auto text = fill_in(known->remedy, why, bridges);
+  if (known->prefer_helps && in_force.value_or(policy::require) == policy::require) {
+    text += ", or use policy prefer";
+  }
+  return text;
+}
+
+// As the kernel's parameter pci=disable_acs_redir= takes them.
+auto redirecting_bridges(std::span<const reason> reasons) -> std::string {
+  std::vector<pci_address> bridges;
+  for (const auto& why : reasons) {
+    if (why.code == DMABRIDGE_REASON_ACS_REDIRECT && why.device) bridges.push_back(*why.device);
+  }
+  std::ranges::sort(bridges);
+  const auto again = std::ranges::unique(bridges);
+  bridges.erase(again.begin(), again.end());
+  std::string list;
+  for (const auto& bridge : bridges) {
+    list += fmt::format("{}{}", list.empty() ? "" : ";", to_string(bridge));
+  }
+  return list;
 }
 
 }  // namespace
@@ -264,13 +365,20 @@ auto reason::evidence() const -> std::string {
 }
 
 auto reason::remedy(std::optional<policy> in_force) const -> std::string {
-  const auto* known = find(code);
-  if (known == nullptr) return "update the dmabridge user space to the version of the module";
-  auto text = fill_in(known->remedy, *this);
-  if (known->prefer_helps && in_force.value_or(policy::require) == policy::require) {
-    text += ", or use policy prefer";
+  return remedy_of(*this, in_force);
+}
+
+auto remedies(std::span<const reason> reasons, std::optional<policy> in_force)
+    -> std::vector<std::string> {
+  const auto bridges = redirecting_bridges(reasons);
+  std::vector<std::string> list;
+  for (const auto& why : reasons) {
+    auto text = remedy_of(why, in_force, bridges);
+    if (!text.empty() && std::ranges::find(list, text) == list.end()) {
+      list.push_back(std::move(text));
+    }
   }
-  return text;
+  return list;
 }
 
 }  // namespace dmabridge

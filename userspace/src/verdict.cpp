@@ -77,6 +77,12 @@ auto parse_policy(std::string_view text) noexcept -> std::optional<policy> {
   return value_of<policy>(policy_names, text);
 }
 
+auto combine(policy a, policy b) noexcept -> std::optional<policy> {
+  if (a == b || b == policy::prefer) return a;
+  if (a == policy::prefer) return b;
+  return {};
+}
+
 auto satisfies_require(route value) noexcept -> bool {
   return value == route::p2p_bus || value == route::p2p_host_bridge || value == route::stolen;
 }

@@ -19,6 +19,43 @@ void check(int error, const char* what) {
   if (error != 0) throw std::system_error(-error, std::generic_category(), what);
 }
 
+// About the buffer of an fd.
+dmabridge_negotiate question_about(int buffer, std::uint32_t policy) {
+  dmabridge_negotiate question{};
+  question.fd = buffer;
+  question.policy = policy;
+  question.target_fd = -1;
+  return question;
+}
+
+dmabridge_negotiate question_about(const dmabridge_region_info& region, std::uint32_t policy,
+                                   std::uint32_t buffer_policy) {
+  auto question = question_about(-1, policy);
+  question.region_id = region.id;
+  question.size = 64 << 10;
+  question.buffer_policy = buffer_policy;
+  return question;
+}
+
+Answer ask(dmabridge_negotiate question) {
+  const int error = call(control(), DMABRIDGE_IOCTL_NEGOTIATE, &question);
+  return {error, question.placement, question.verdict};
+}
+
+Answer ask_file(dmabridge_negotiate question, int target, std::uint32_t flags) {
+  question.kind = DMABRIDGE_NEGOTIATE_FILE;
+  question.target_fd = target;
+  question.flags = flags;
+  return ask(question);
+}
+
+Answer ask_function(dmabridge_negotiate question, std::uint64_t device, std::uint32_t flags) {
+  question.kind = DMABRIDGE_NEGOTIATE_PCI;
+  question.device = device;
+  question.flags = flags;
+  return ask(question);
+}
+
 }  // namespace
 
 int call(int fd, unsigned long request, void* argument) {
@@ -146,6 +183,24 @@ dmabridge_binding_info binding_info(int binding) {
   dmabridge_binding_info info{};
   check(call(binding, DMABRIDGE_IOCTL_BINDING, &info), "DMABRIDGE_IOCTL_BINDING");
   return info;
+}
+
+Answer ask_file(int buffer, int target, std::uint32_t policy, std::uint32_t flags) {
+  return ask_file(question_about(buffer, policy), target, flags);
+}
+
+Answer ask_file(const dmabridge_region_info& region, int target, std::uint32_t policy,
+                std::uint32_t flags, std::uint32_t buffer_policy) {
+  return ask_file(question_about(region, policy, buffer_policy), target, flags);
+}
+
+Answer ask_function(int buffer, std::uint64_t device, std::uint32_t flags, std::uint32_t policy) {
+  return ask_function(question_about(buffer, policy), device, flags);
+}
+
+Answer ask_function(const dmabridge_region_info& region, std::uint64_t device, std::uint32_t flags,
+                    std::uint32_t policy, std::uint32_t buffer_policy) {
+  return ask_function(question_about(region, policy, buffer_policy), device, flags);
 }
 
 const dmabridge_reason* find_reason(const dmabridge_verdict& verdict, std::uint32_t code) {

@@ -75,6 +75,25 @@ Binding bind(int buffer, int target, std::uint32_t policy = DMABRIDGE_POLICY_REQ
 // Throws std::system_error.
 dmabridge_binding_info binding_info(int binding);
 
+// What the kernel says in advance.
+struct Answer {
+  int error;  // 0 or -errno
+  std::uint32_t placement;
+  dmabridge_verdict verdict;
+};
+// Of the buffer behind an fd, or of one of 64 KiB that a region would make.
+Answer ask_file(int buffer, int target, std::uint32_t policy = DMABRIDGE_POLICY_REQUIRE,
+                std::uint32_t flags = DMABRIDGE_NEGOTIATE_READ);
+Answer ask_file(const dmabridge_region_info& region, int target,
+                std::uint32_t policy = DMABRIDGE_POLICY_REQUIRE,
+                std::uint32_t flags = DMABRIDGE_NEGOTIATE_READ,
+                std::uint32_t buffer_policy = DMABRIDGE_POLICY_PREFER);
+Answer ask_function(int buffer, std::uint64_t device, std::uint32_t flags,
+                    std::uint32_t policy = DMABRIDGE_POLICY_PREFER);
+Answer ask_function(const dmabridge_region_info& region, std::uint64_t device, std::uint32_t flags,
+                    std::uint32_t policy = DMABRIDGE_POLICY_PREFER,
+                    std::uint32_t buffer_policy = DMABRIDGE_POLICY_PREFER);
+
 const dmabridge_reason* find_reason(const dmabridge_verdict& verdict, std::uint32_t code);
 // For messages: route, and every reason with its evidence.
 std::string describe(const dmabridge_verdict& verdict);

@@ -54,6 +54,8 @@ std::vector<Drive> drives() {
   for (const auto& entry : std::filesystem::directory_iterator("/sys/block")) {
     const std::string name = entry.path().filename();
     if (!name.starts_with("nvme") && !name.starts_with("vd")) continue;
+    // One path of several to a namespace.
+    if (oracle::read_line(entry.path() / "hidden") == "1") continue;
     Drive drive{"", 0, name, 0, ""};
     const bool nvme = std::filesystem::exists(entry.path() / "nsid");
     drive.serial = oracle::read_line(entry.path() / (nvme ? "device/serial" : "serial"));

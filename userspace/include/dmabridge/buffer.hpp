@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 
@@ -13,6 +14,8 @@
 #include "dmabridge/fd.hpp"
 
 namespace dmabridge {
+
+class buffer_life;
 
 enum class cpu_access : std::uint32_t { read = 1, write = 2, read_write = 3 };
 
@@ -73,19 +76,31 @@ class DMABRIDGE_API buffer {
 
   auto descriptor() const noexcept -> int { return fd_.get(); }
   auto size() const noexcept -> std::uint64_t { return size_; }
+  // Which dma-buf it is, whatever fds there are of it: no two that exist have the same.
+  auto inode() const noexcept -> std::uint64_t { return inode_; }
+  // Who exports it, by its own word: "dmabridge", "udmabuf". Empty if /proc does not tell.
+  auto exporter() const -> std::string;
 
   auto map(cpu_access access) const -> mapping;
 
   // Gives the fd away; the object is empty afterwards.
-  auto release() noexcept -> int { return fd_.release(); }
+  auto release() noexcept -> int {
+    life_.reset();
+    return fd_.release();
+  }
+
+  // For what may last as long as this object, or the one that it is moved to: registration_cache.
+  auto life() const noexcept -> const std::shared_ptr<buffer_life>& { return life_; }
 
  private:
   // `name` is what errors call the fd.
   static auto adopt(fd descriptor, const std::string& name) -> buffer;
-  buffer(fd descriptor, std::uint64_t size) noexcept : fd_(std::move(descriptor)), size_(size) {}
+  buffer(fd descriptor, std::uint64_t size, std::uint64_t inode);
 
   fd fd_;
   std::uint64_t size_ = 0;
+  std::uint64_t inode_ = 0;
+  std::shared_ptr<buffer_life> life_;  // before fd_ at the end
 };
 
 }  // namespace dmabridge

@@ -20,6 +20,7 @@ struct DMABRIDGE_API pci_address {
 
   // As the kernel module packs it: domain << 16 | bus << 8 | devfn.
   static auto unpack(std::uint64_t packed) noexcept -> pci_address;
+  auto pack() const noexcept -> std::uint64_t;
 
   // "0000:03:00.0", or without the domain, which is then 0.
   static auto parse(std::string_view text) noexcept -> std::optional<pci_address>;

@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "dmabridge/api.hpp"
 #include "dmabridge/pci_address.hpp"
@@ -51,6 +52,11 @@ struct reason_description {
   std::string_view remedy;
   bool prefer_helps = false;  // where policy require is refused, prefer would not be
 };
+
+// What to do about all of them, each thing once. Bridges that redirect are in one kernel parameter,
+// as it can be given once only. `in_force`: as of reason::remedy().
+DMABRIDGE_API auto remedies(std::span<const reason> reasons, std::optional<policy> in_force = {})
+    -> std::vector<std::string>;
 
 // Every reason this library knows, by ascending code.
 DMABRIDGE_API auto reason_table() noexcept -> std::span<const reason_description>;

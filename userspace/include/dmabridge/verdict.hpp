@@ -53,6 +53,9 @@ DMABRIDGE_API auto to_string(verdict_state value) -> std::string;
 DMABRIDGE_API auto parse_placement(std::string_view text) noexcept -> std::optional<placement>;
 DMABRIDGE_API auto parse_policy(std::string_view text) noexcept -> std::optional<policy>;
 
+// A buffer's and an importer's: the stricter one. Nothing: they conflict.
+DMABRIDGE_API auto combine(policy a, policy b) noexcept -> std::optional<policy>;
+
 // Whether bytes on this route keep out of system memory that the CPU would have to copy or share:
 // both P2P routes, and the stolen RAM behind a BAR.
 DMABRIDGE_API auto satisfies_require(route value) noexcept -> bool;

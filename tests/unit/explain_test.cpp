@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: MIT
+// dmabridge explain as its user sees it.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "command.hpp"
+#include "dmabridge/error.hpp"
+#include "dmabridge/recording.hpp"
+#include "explanation.hpp"
+#include "fake_surroundings.hpp"
+#include "gpu_server.hpp"
+#include "mock_system_calls.hpp"
+
+namespace dmabridge::command {
+namespace {
+
+using test::at;
+using test::control_fd;
+using testing::_;
+using testing::AllOf;
+using testing::ContainsRegex;
+using testing::HasSubstr;
+using testing::Not;
+
+class explain_test : public testing::Test {
+ protected:
+  explain_test() { around_.facts = test::gpu_server(); }
+  ~explain_test() override { std::filesystem::remove(file_); }
+
+  auto run(std::vector<std::string> line) -> int {
+    line.insert(line.begin(), {"dmabridge", "explain"});
+    around_.out_.str("");
+    around_.err_.str("");
+    return command::run(line, around_);
+  }
+  auto out() const -> std::string { return around_.out_.str(); }
+  auto err() const -> std::string { return around_.err_.str(); }
+  auto parsed() const -> nlohmann::json { return nlohmann::json::parse(out()); }
+
+  // Why the first importer's question has the answer that it has.
+  auto status(const std::string& subject) -> std::string {
+    const auto told = parsed();
+    for (const auto& check : told["plan"]["importers"][0]["checks"]) {
+      if (check["subject"] == subject) return check["status"];
+    }
+    return "not asked";
+  }
+
+  testing::NiceMock<test::mock_system_calls> calls_;
+  system_calls_override active_{calls_};
+  fake_surroundings around_;
+  const std::string file_ =
+      testing::TempDir() +
+      fmt::format("explain-{}", testing::UnitTest::GetInstance()->current_test_info()->name());
+};
+
+TEST_F(explain_test, drive_below_the_same_switch) {
+  EXPECT_EQ(run({"GPU0", "nvme0n1"}), exit_p2p) << out() << err();
+  EXPECT_THAT(out(), HasSubstr("answer: peer to peer\n"));
+  EXPECT_THAT(out(), HasSubstr("predicted, and not confirmed by the kernel: "));
+  EXPECT_THAT(out(), ContainsRegex("ok +kernel +Linux 7.2.12-test is built with"));
+  EXPECT_THAT(out(), ContainsRegex("unknown +module "));
+  EXPECT_THAT(out(), HasSubstr("modprobe dmabridge"));
+  EXPECT_THAT(out(), ContainsRegex("ok +path +0000:04:00.0 to 0000:03:00.0: PIX, by bridges "
+                                   "0000:02:01.0, 0000:01:00.0, 0000:02:00.0, distance 4"));
+  EXPECT_THAT(out(), HasSubstr("p2p_bus, no copy (predicted)"));
+  EXPECT_THAT(out(), ContainsRegex("forbid +system memory: nvme0n1 system, no copy"));
+  EXPECT_EQ(err(), "");
+}
+
+TEST_F(explain_test, same_answer_by_whatever_name) {
+  ASSERT_EQ(run({"GPU0", "nvme0n1", "--json"}), exit_p2p);
+  const auto plan = parsed()["plan"]["placement"];
+  for (const auto* memory : {"GPU0", "0000:04:00.0", "04:00.0"}) {
+    for (const auto* importer : {"nvme0n1", "/dev/nvme0n1"}) {
+      EXPECT_EQ(run({memory, importer, "--json"}), exit_p2p) << memory << importer << err();
+      EXPECT_EQ(parsed()["plan"]["placement"], plan);
+      EXPECT_EQ(parsed()["plan"]["importers"][0]["importer"], importer);
+    }
+  }
+  for (const auto* importer : {"mlx5_0", "ens1f0np0", "0000:06:00.0"}) {
+    EXPECT_EQ(run({"GPU0", importer}), exit_p2p) << importer << out() << err();
+  }
+  for (const auto* memory : {"card1", "/dev/dri/card1", "renderD128", "/dev/dri/renderD128"}) {
+    EXPECT_EQ(run({memory, "mlx5_0"}), exit_p2p) << memory << out() << err();
+  }
+}
+
+TEST_F(explain_test, drive_of_another_root_port_is_redirected_and_why) {
+  EXPECT_EQ(run({"GPU0", "nvme1n1"}), exit_not_p2p) << err();
+  EXPECT_THAT(out(), HasSubstr("answer: works, but not peer to peer: nvme1n1"));
+  EXPECT_THAT(out(), ContainsRegex("blocked +host bridge +.*8086:29c0"));
+  EXPECT_THAT(out(), HasSubstr("to fix it: move both devices below one PCIe switch"));
+  EXPECT_THAT(out(), HasSubstr("system, no copy"));
+  EXPECT_THAT(out(), Not(HasSubstr("use policy prefer"))) << "that is the policy in force";
+}
+
+TEST_F(explain_test, require_is_refused_with_its_own_status) {
+  EXPECT_EQ(run({"GPU0", "nvme1n1", "--policy", "require"}), exit_refused);
+  EXPECT_THAT(out(), AllOf(HasSubstr("answer: refused: nvme1n1"), HasSubstr("use policy prefer")));
+}
+
+TEST_F(explain_test, acs_has_one_remedy_for_all_bridges_of_the_path) {
+  test::redirect(around_.facts, "0000:02:00.0");
+  test::redirect(around_.facts, "0000:02:01.0");
+  EXPECT_EQ(run({"GPU0", "nvme0n1"}), exit_not_p2p) << out();
+  EXPECT_THAT(out(),
+              ContainsRegex("blocked +ACS +.*0000:02:01.0 \\(control 0x1d\\), 0000:02:00.0"));
+  EXPECT_THAT(out(), HasSubstr("pci=disable_acs_redir=0000:02:00.0;0000:02:01.0 "));
+}
+
+TEST_F(explain_test, acs_that_makes_the_way_longer_does_not_block) {
+  test::redirect(around_.facts, "0000:02:00.0");
+  around_.facts.machine.cpu_vendor = "AuthenticAMD";
+  around_.facts.machine.cpu_family = 0x19;
+  EXPECT_EQ(run({"GPU0", "nvme0n1"}), exit_p2p) << out();
+  EXPECT_THAT(out(), HasSubstr("p2p_host_bridge"));
+  EXPECT_THAT(out(), ContainsRegex("ok +ACS +redirected"));
+  EXPECT_THAT(out(), HasSubstr("better: "));
+  EXPECT_THAT(out(), HasSubstr("pci=disable_acs_redir=0000:02:00.0"));
+}
+
+TEST_F(explain_test, unknown_is_never_ok) {
+  test::function_of(around_.facts, "0000:02:00.0").acs.reset();
+  EXPECT_EQ(run({"GPU0", "nvme0n1", "--json"}), exit_unknown);
+  EXPECT_EQ(status("ACS"), "unknown");
+  EXPECT_EQ(parsed()["outcome"], "unknown");
+  EXPECT_EQ(run({"GPU0", "nvme0n1"}), exit_unknown);
+  EXPECT_THAT(out(), HasSubstr("answer: not known: nvme0n1"));
+  EXPECT_THAT(out(), ContainsRegex("to know it: .*root"));
+
+  around_.facts = test::gpu_server();
+  around_.facts.machine.config_p2pdma.reset();
+  EXPECT_EQ(run({"GPU0", "nvme0n1"}), exit_unknown);
+  EXPECT_THAT(out(), ContainsRegex("unknown +kernel "));
+}
+
+TEST_F(explain_test, every_check_that_blocks_has_evidence) {
+  around_.facts.machine.config_p2pdma = false;
+  around_.facts.machine.memory_encryption = true;
+  around_.facts.denied = {{.one = at("0000:03:00.0"), .other = {}}};
+  test::redirect(around_.facts, "0000:02:00.0");
+  test::function_of(around_.facts, "0000:03:00.0").dma_mask_bits = 32;
+  test::function_of(around_.facts, "0000:04:00.0").bars[0].start = 0;
+  EXPECT_EQ(run({"GPU0", "nvme0n1", "--policy", "require", "--json"}), exit_refused);
+  const auto told = parsed();
+  std::vector<nlohmann::json> all;
+  for (const auto& check : told["machine_checks"]) all.push_back(check);
+  for (const auto& check : told["memory_checks"]) all.push_back(check);
+  for (const auto& check : told["plan"]["importers"][0]["checks"]) all.push_back(check);
+  std::vector<std::string> ids;
+  for (const auto& check : all) {
+    EXPECT_FALSE(check["evidence"].get<std::string>().empty()) << check;
+    if (check["status"] == "blocked") EXPECT_FALSE(check["remedy"].get<std::string>().empty());
+    for (const auto& id : check["reasons"]) ids.push_back(id);
+  }
+  // None of the verdict's reasons is lost between the questions.
+  for (const auto& why : told["plan"]["importers"][0]["verdict"]["reasons"]) {
+    EXPECT_THAT(ids, testing::Contains(why["id"].get<std::string>()));
+  }
+  EXPECT_THAT(ids, testing::IsSupersetOf({"kernel_no_p2pdma", "memory_encryption", "denied",
+                                          "acs_redirect", "bar_disabled"}));
+}
+
+TEST_F(explain_test, guest_is_told_what_it_cannot_see_and_keeps_its_status) {
+  around_.facts.machine.hypervisor = "kvm";
+  EXPECT_EQ(run({"GPU0", "nvme0n1"}), exit_p2p);
+  EXPECT_THAT(out(), ContainsRegex("unknown +guest "));
+}
+
+TEST_F(explain_test, one_that_cannot_moves_the_buffer_for_all) {
+  EXPECT_EQ(run({"GPU0", "nvme0n1", "nvme1n1"}), exit_not_p2p);
+  EXPECT_THAT(out(), ContainsRegex("demoted by +nvme1n1"));
+  EXPECT_THAT(out(), ContainsRegex("require +device memory: nvme0n1 p2p_bus, no copy; nvme1n1 "
+                                   "refused"));
+  EXPECT_EQ(run({"GPU0", "nvme0n1", "nvme1n1", "--json"}), exit_not_p2p);
+  EXPECT_EQ(parsed()["plan"]["demoting"], nlohmann::json::array({"nvme1n1"}));
+  EXPECT_EQ(parsed()["plan"]["options"].size(), 3U);
+}
+
+TEST_F(explain_test, memory_of_a_gpu_driver_has_no_pages_for_drives) {
+  EXPECT_EQ(run({"GPU1", "nvme0n1"}), exit_not_p2p);
+  EXPECT_THAT(out(), HasSubstr("judged as its driver amdgpu exports memory today"));
+  EXPECT_THAT(out(), ContainsRegex("blocked +pages "));
+  EXPECT_THAT(out(), HasSubstr("bounce, 1 copy per byte"));
+  EXPECT_EQ(run({"GPU1", "mlx5_0"}), exit_p2p) << "RDMA needs none";
+}
+
+TEST_F(explain_test, json_keys) {
+  EXPECT_EQ(run({"GPU0", "nvme0n1", "--json"}), exit_p2p);
+  const auto told = parsed();
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : told.items()) keys.push_back(key);
+  EXPECT_THAT(keys, testing::UnorderedElementsAre("memory", "outcome", "state", "why_predicted",
+                                                  "machine_checks", "memory_checks", "plan",
+                                                  "differences", "proofs"));
+  EXPECT_EQ(parsed()["memory"]["device"], "0000:04:00.0");
+  EXPECT_EQ(parsed()["state"], "predicted");
+  EXPECT_FALSE(parsed()["why_predicted"].get<std::string>().empty());
+}
+
+TEST_F(explain_test, names_of_nothing_list_what_there_is) {
+  EXPECT_EQ(run({"GPU9", "nvme0n1"}), exit_usage);
+  EXPECT_THAT(err(), AllOf(HasSubstr("\"GPU9\""), HasSubstr("GPU0 (0000:04:00.0)"),
+                           HasSubstr("GPU1 (card1, 0000:05:00.0)")));
+  EXPECT_EQ(run({"GPU0", "nosuch"}), exit_usage);
+  EXPECT_THAT(err(), AllOf(HasSubstr("nosuch"), HasSubstr("nvme0n1")));
+  EXPECT_EQ(run({"0000:99:00.0", "nvme0n1"}), exit_usage);
+  test::function_of(around_.facts, "0000:00:01.0").bars.clear();
+  EXPECT_EQ(run({"0000:00:01.0", "nvme0n1"}), exit_usage);
+  EXPECT_THAT(err(), HasSubstr("no memory BAR"));
+  EXPECT_EQ(run({"fd:77", "nvme0n1"}), exit_usage);
+}
+
+TEST_F(explain_test, machine_with_nothing_says_so) {
+  around_.facts = topology();
+  EXPECT_EQ(run({"card0", "nvme0n1"}), exit_usage);
+  EXPECT_THAT(err(), HasSubstr("no region of dmabridge and no GPU was found"));
+}
+
+TEST_F(explain_test, whatever_keeps_it_from_an_answer_is_unknown) {
+  around_.unreadable = true;
+  EXPECT_EQ(run({"GPU0", "nvme0n1"}), exit_unknown);
+  EXPECT_THAT(err(), HasSubstr("no sysfs"));
+  EXPECT_EQ(run({"GPU0", "nvme0n1", "--json"}), exit_unknown);
+  EXPECT_EQ(parsed()["error"]["kind"], "system");
+}
+
+TEST_F(explain_test, recorded_machine_is_explained_as_it_was_there) {
+  ASSERT_EQ(run({"GPU0", "nvme1n1", "--json"}), exit_not_p2p);
+  const auto here = parsed()["plan"];
+  std::ofstream(file_) << record(around_.facts);
+  around_.facts = topology();
+  EXPECT_EQ(run({"--from", file_, "GPU0", "nvme1n1", "--json"}), exit_not_p2p) << err();
+  EXPECT_EQ(parsed()["plan"], here);
+  EXPECT_THAT(parsed()["why_predicted"].get<std::string>(), HasSubstr("file's machine"));
+}
+
+TEST_F(explain_test, what_only_this_machine_has_is_not_looked_for_in_a_recording) {
+  std::ofstream(file_) << record(around_.facts);
+  EXPECT_EQ(run({"--from", file_, "GPU0", "/etc/passwd"}), exit_usage);
+  EXPECT_THAT(err(), HasSubstr("files are looked up on this machine"));
+  EXPECT_EQ(run({"--from", file_, "fd:3", "nvme0n1"}), exit_usage);
+  EXPECT_EQ(run({"--from", file_, "GPU0", "nvme0n1", "--prove"}), exit_usage);
+}
+
+TEST_F(explain_test, proof_needs_the_module) {
+  EXPECT_EQ(run({"GPU0", "nvme0n1", "--prove"}), exit_usage);
+  EXPECT_THAT(err(), HasSubstr("modprobe dmabridge"));
+}
+
+// With a module that answers.
+class confirmed_explain_test : public explain_test {
+ protected:
+  confirmed_explain_test() {
+    auto& region = module_.add_region("vram0", 256 << 20);
+    region.device = 0x0400;  // 0000:04:00.0
+    ON_CALL(module_.calls, ioctl(control_fd, DMABRIDGE_IOCTL_NEGOTIATE, _))
+        .WillByDefault([this](int, unsigned long, void* argument) {
+          auto& asked = *static_cast<dmabridge_negotiate*>(argument);
+          asked.placement = placement_;
+          asked.verdict = answer_;
+          return result_;
+        });
+    ON_CALL(module_.calls, open(testing::StrEq("/dev/nvme0n1"), _, _))
+        .WillByDefault(testing::Return(drive_fd));
+    answer_.route = DMABRIDGE_ROUTE_P2P_BUS;
+    answer_.policy = DMABRIDGE_POLICY_PREFER;
+    answer_.distance = 4;
+  }
+
+  static constexpr int drive_fd = 120;
+  test::fake_module module_;
+  dmabridge_verdict answer_{};
+  std::uint32_t placement_ = DMABRIDGE_PLACEMENT_DEVICE;
+  int result_ = 0;
+};
+
+TEST_F(confirmed_explain_test, kernel_confirms) {
+  for (const auto* memory : {"vram0", "/dev/dmabridge-vram0", "0000:04:00.0", "GPU0"}) {
+    EXPECT_EQ(run({memory, "nvme0n1"}), exit_p2p) << memory << out() << err();
+    EXPECT_THAT(out(), HasSubstr("confirmed by the kernel\n"));
+    EXPECT_THAT(out(), HasSubstr("p2p_bus, no copy (confirmed)"));
+    EXPECT_THAT(out(), Not(HasSubstr("difference")));
+  }
+  EXPECT_EQ(run({"vram0", "nvme0n1", "--json"}), exit_p2p);
+  EXPECT_EQ(parsed()["state"], "confirmed");
+  EXPECT_EQ(parsed()["why_predicted"], "");
+}
+
+TEST_F(confirmed_explain_test, kernel_that_contradicts_is_right_and_is_shown) {
+  answer_.route = DMABRIDGE_ROUTE_SYSTEM;
+  answer_.distance = -1;
+  answer_.nr_reasons = 1;
+  answer_.reasons[0] = {.code = DMABRIDGE_REASON_NO_PATH,
+                        .flags = DMABRIDGE_REASON_BLOCKS_P2P,
+                        .device = 0,
+                        .value = ~0ULL,
+                        .name = ""};
+  placement_ = DMABRIDGE_PLACEMENT_SYSTEM;
+  EXPECT_EQ(run({"vram0", "nvme0n1"}), exit_not_p2p) << out();
+  EXPECT_THAT(out(), HasSubstr("predicted p2p_bus, the kernel says system; the kernel is right"));
+  EXPECT_THAT(out(), HasSubstr("dmabridge topo --record FILE"));
+  EXPECT_THAT(out(), ContainsRegex("blocked +path "));
+  EXPECT_EQ(run({"vram0", "nvme0n1", "--json"}), exit_not_p2p);
+  EXPECT_EQ(parsed()["differences"][0]["predicted"]["route"], "p2p_bus");
+}
+
+TEST_F(confirmed_explain_test, module_that_cannot_be_asked_leaves_the_prediction) {
+  result_ = -ENOTTY;
+  EXPECT_EQ(run({"vram0", "nvme0n1"}), exit_p2p) << out();
+  EXPECT_THAT(out(), HasSubstr("predicted, and not confirmed by the kernel: cannot ask"));
+  EXPECT_THAT(out(), HasSubstr("p2p_bus, no copy (predicted)"));
+}
+
+TEST_F(confirmed_explain_test, drive_that_may_not_be_opened_stays_predicted_and_says_so) {
+  ON_CALL(module_.calls, open(testing::StrEq("/dev/nvme0n1"), _, _))
+      .WillByDefault(testing::Return(-EACCES));
+  EXPECT_EQ(run({"vram0", "nvme0n1"}), exit_p2p) << out();
+  EXPECT_THAT(out(), ContainsRegex("unknown +confirmation .*/dev/nvme0n1 cannot be opened"));
+  EXPECT_THAT(out(), HasSubstr("\"confirmation\" above says why"));
+  EXPECT_EQ(run({"vram0", "nvme0n1", "mlx5_0"}), exit_p2p) << out();
+  EXPECT_THAT(out(), HasSubstr("confirmed by the kernel but for nvme0n1"));
+}
+
+TEST_F(confirmed_explain_test, function_without_a_region_stays_predicted) {
+  EXPECT_EQ(run({"GPU1", "mlx5_0"}), exit_p2p);
+  EXPECT_THAT(out(), HasSubstr("not confirmed by the kernel: it has no region of dmabridge"));
+}
+
+TEST_F(confirmed_explain_test, two_regions_of_one_function_must_be_told_apart) {
+  module_.add_region("vram1", 1 << 20).device = 0x0400;
+  EXPECT_EQ(run({"0000:04:00.0", "nvme0n1"}), exit_usage);
+  EXPECT_THAT(err(), AllOf(HasSubstr("vram0"), HasSubstr("vram1")));
+}
+
+TEST_F(confirmed_explain_test, buffer_is_known_by_its_region) {
+  ON_CALL(module_.calls, ioctl(control_fd, DMABRIDGE_IOCTL_QUERY, _))
+      .WillByDefault([this](int, unsigned long, void* argument) {
+        auto& query = *static_cast<dmabridge_query*>(argument);
+        query.region_id = module_.regions[0].id;
+        query.placement = DMABRIDGE_PLACEMENT_DEVICE;
+        query.policy = DMABRIDGE_POLICY_PREFER;
+        query.size = 4096;
+        return 0;
+      });
+  EXPECT_EQ(run({"fd:9", "nvme0n1"}), exit_p2p) << out() << err();
+  EXPECT_THAT(out(), HasSubstr("memory fd:9 (buffer of region vram0)"));
+}
+
+TEST_F(confirmed_explain_test, buffer_of_another_exporter_has_no_device_to_tell) {
+  ON_CALL(module_.calls, ioctl(control_fd, DMABRIDGE_IOCTL_QUERY, _))
+      .WillByDefault(testing::Return(-EMEDIUMTYPE));
+  EXPECT_EQ(run({"fd:9", "nvme0n1"}), exit_usage);
+  EXPECT_THAT(err(), AllOf(HasSubstr("another exporter"), HasSubstr("by its DRM node")));
+}
+
+// What explain says of proofs, which move bytes and so are not made here.
+class proved : public testing::Test {
+ protected:
+  proved() {
+    planned_verdict importer{.importer = "nvme0n1"};
+    importer.word.route = route::p2p_bus;
+    importer.word.policy = policy::prefer;
+    told_.joint.placement = placement::device;
+    told_.joint.importers = {importer};
+    told_.importers = {importer_facts{.name = "nvme0n1", .kind = importer_kind::block}};
+    told_.of_importers = {{}};
+    told_.proofs = {{.importer = "nvme0n1", .claimed = route::p2p_bus, .compared = 1 << 20}};
+  }
+
+  explanation told_;
+};
+
+TEST_F(proved, identical_bytes) {
+  EXPECT_EQ(outcome_of(told_), plan_outcome::p2p);
+  EXPECT_THAT(to_text(told_), HasSubstr("1 MiB read by p2p_bus and through system memory, "
+                                        "identical"));
+}
+
+TEST_F(proved, bytes_that_did_not_arrive_are_worse_than_a_refusal) {
+  told_.proofs[0].different = 4096;
+  told_.proofs[0].first_difference = 512;
+  told_.proofs[0].broken = reason{.code = DMABRIDGE_REASON_BROKEN_PATH, .value = 4096};
+  EXPECT_EQ(outcome_of(told_), plan_outcome::refused);
+  EXPECT_EQ(exit_status_of(outcome_of(told_)), exit_refused);
+  EXPECT_THAT(to_text(told_), AllOf(HasSubstr("4096 of 1048576 bytes that came by p2p_bus differ, "
+                                              "from offset 512 on"),
+                                    HasSubstr("[broken_path]"), HasSubstr("answer: broken")));
+  EXPECT_EQ(to_json(told_)["proofs"][0]["broken"]["id"], "broken_path");
+}
+
+TEST_F(proved, what_was_not_proved_says_why) {
+  told_.proofs[0].compared = 0;
+  told_.proofs[0].skipped = "it is no disk";
+  EXPECT_EQ(outcome_of(told_), plan_outcome::p2p);
+  EXPECT_THAT(to_text(told_), HasSubstr("not proved  nvme0n1: it is no disk"));
+}
+
+}  // namespace
+}  // namespace dmabridge::command

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MIT
+#include "rdma_outlook.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <string>
+
+#include "rdma_fixture.hpp"
+
+namespace dmabridge {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr std::uint64_t page = 4096;
+
+auto at(unsigned bus, unsigned device = 0) -> pci_address {
+  return pci_address::unpack(std::uint64_t{bus} << 8 | device << 3);
+}
+
+// The exporter of the buffer and a NIC below one switch, from where each reaches the other.
+auto one_switch(const std::string& driver) -> topology {
+  topology machine;
+  machine.machine.architecture = "x86_64";
+  machine.machine.config_p2pdma = true;
+  machine.machine.memory_encryption = false;
+  const auto add = [&](pci_address address, std::optional<pci_address> parent, pci_port port) {
+    machine.functions.push_back(
+        {.address = address,
+         .parent = parent,
+         .port = port,
+         .acs = pci_acs{},
+         .dma_mask_bits = 64,
+         .memory_enabled = true,
+         .bars = {{.number = 2, .start = std::uint64_t{1} << 40, .size = 64 * test::GiB}}});
+  };
+  add(at(0, 1), {}, pci_port::root);
+  add(at(1), at(0, 1), pci_port::upstream);
+  add(at(2, 0), at(1), pci_port::downstream);
+  add(at(2, 1), at(1), pci_port::downstream);
+  add(at(3), at(2, 0), pci_port::endpoint);
+  add(at(5), at(2, 1), pci_port::endpoint);
+  machine.functions.back().driver = driver;
+  machine.rdma.push_back({.name = "nic0", .function = at(5), .driver = driver});
+  return machine;
+}
+
+class rdma_outlook : public test::rdma_fixture {
+ protected:
+  rdma_outlook() { module_.regions.front().move_limit = test::GiB; }
+
+  auto nic(const std::string& driver) const -> rdma_device {
+    return {.name = "nic0", .function = at(5), .driver = driver};
+  }
+  auto ahead(const rdma_device& device, const registration_request& wanted)
+      -> registration_outlook {
+    auto machine = one_switch(device.driver);
+    machine.rdma.front().software = device.by_cpu;
+    return look_ahead(machine, device, &control_, take(), wanted);
+  }
+
+  const rdma_device rxe_{
+      .name = "nic0", .driver = "rdma_rxe", .by_cpu = true, .dmabuf_error = EOPNOTSUPP};
+};
+
+TEST_F(rdma_outlook, software_device_gets_system_memory_and_every_reason) {
+  const auto seen = ahead(rxe_, {.length = page});
+  EXPECT_EQ(seen.method, registration_method::pinned_mapping);
+  EXPECT_EQ(seen.word.state, verdict_state::predicted);
+  EXPECT_EQ(seen.word.route, route::system);
+  EXPECT_NE(has(seen.word.reasons, DMABRIDGE_REASON_BY_CPU), nullptr);
+  EXPECT_NE(has(seen.word.reasons, DMABRIDGE_REASON_NO_DMABUF_MR), nullptr);
+  EXPECT_TRUE(seen.blocks_moves);
+  EXPECT_FALSE(seen.blocks_revoke || seen.unknown);
+  EXPECT_THAT(holds_, testing::IsEmpty());
+}
+
+TEST_F(rdma_outlook, what_cannot_be_moved_to_system_memory_is_refused) {
+  module_.regions.front().move_limit = 0;
+  const auto seen = ahead(rxe_, {.length = page});
+  EXPECT_EQ(seen.word.route, route::none);
+  EXPECT_NE(has(seen.word.reasons, DMABRIDGE_REASON_MOVE_LIMIT), nullptr);
+}
+
+TEST_F(rdma_outlook, what_would_be_refused_is_no_registration) {
+  const auto seen = ahead(rxe_, {.length = page, .policy = policy::require});
+  EXPECT_EQ(seen.word.route, route::none);
+  EXPECT_NE(has(seen.word.reasons, DMABRIDGE_REASON_BY_CPU), nullptr);
+  EXPECT_FALSE(seen.blocks_moves || seen.blocks_revoke);
+  EXPECT_EQ(seen.consequence, "nothing is registered");
+}
+
+TEST_F(rdma_outlook, pins_in_stolen_memory_are_quarantine_when_its_device_goes) {
+  module_.regions.front().kind = DMABRIDGE_REGION_STOLEN;
+  const auto seen = ahead(rxe_, {.length = page, .policy = policy::require});
+  EXPECT_EQ(seen.word.route, route::stolen);
+  EXPECT_TRUE(seen.blocks_moves);
+  EXPECT_FALSE(seen.blocks_revoke);
+  EXPECT_THAT(seen.consequence, HasSubstr("quarantine"));
+}
+
+TEST_F(rdma_outlook, hardware_without_dmabuf_mrs_does_not_need_the_cpu) {
+  auto old = nic("mlx4_core");
+  old.dmabuf_error = EOPNOTSUPP;
+  const auto seen = ahead(old, {.length = page});
+  EXPECT_EQ(seen.method, registration_method::pinned_mapping);
+  EXPECT_EQ(seen.word.route, route::system);
+  EXPECT_NE(has(seen.word.reasons, DMABRIDGE_REASON_NO_DMABUF_MR), nullptr);
+  EXPECT_EQ(has(seen.word.reasons, DMABRIDGE_REASON_BY_CPU), nullptr);
+  EXPECT_FALSE(seen.unknown);
+}
+
+TEST_F(rdma_outlook, mlx5_follows_moves) {
+  const auto seen = ahead(nic("mlx5_core"), {.length = page});
+  EXPECT_EQ(seen.method, registration_method::dmabuf_mr);
+  EXPECT_EQ(seen.word.route, route::p2p_bus);
+  EXPECT_FALSE(seen.blocks_moves || seen.blocks_revoke || seen.unknown);
+  EXPECT_THAT(seen.consequence, HasSubstr("follows"));
+}
+
+TEST_F(rdma_outlook, irdma_pins_and_can_be_stopped) {
+  const auto seen = ahead(nic("ice"), {.length = page});
+  EXPECT_EQ(seen.word.route, route::p2p_bus);
+  EXPECT_TRUE(seen.blocks_moves);
+  EXPECT_FALSE(seen.blocks_revoke);
+}
+
+TEST_F(rdma_outlook, efa_and_its_like_get_system_memory_which_blocks_no_revoke) {
+  for (const auto* driver : {"efa", "bnxt_en", "mana", "ionic"}) {
+    const auto seen = ahead(nic(driver), {.length = page});
+    EXPECT_EQ(seen.word.route, route::system) << driver;
+    EXPECT_NE(has(seen.word.reasons, DMABRIDGE_REASON_NOT_REVOCABLE), nullptr) << driver;
+    EXPECT_TRUE(seen.blocks_moves) << driver;
+    EXPECT_FALSE(seen.blocks_revoke) << driver;
+  }
+}
+
+// Said before, not found out when a driver cannot be unbound.
+TEST_F(rdma_outlook, where_a_region_takes_them_they_block_its_drivers_end) {
+  module_.regions.front().flags |= DMABRIDGE_REGION_TAKES_UNREVOCABLE;
+  for (const auto* driver : {"efa", "bnxt_en", "mana", "ionic"}) {
+    const auto seen = ahead(nic(driver), {.length = page});
+    EXPECT_EQ(seen.word.route, route::p2p_bus) << driver;
+    EXPECT_TRUE(seen.blocks_moves && seen.blocks_revoke) << driver;
+    EXPECT_THAT(seen.consequence, HasSubstr(driver));
+  }
+}
+
+TEST_F(rdma_outlook, driver_that_is_not_known_is_taken_for_the_worst) {
+  const auto seen = ahead(nic("new_nic"), {.length = page});
+  EXPECT_TRUE(seen.unknown);
+  EXPECT_TRUE(seen.blocks_moves);
+}
+
+TEST_F(rdma_outlook, buffer_of_another_exporter_is_unknown) {
+  query_error_ = EMEDIUMTYPE;
+  for (const auto& device : {nic("efa"), rxe_}) {
+    const auto seen = ahead(device, {.length = page});
+    EXPECT_TRUE(seen.unknown);
+    EXPECT_NE(seen.word.route, route::none);
+    EXPECT_NE(has(seen.word.reasons, DMABRIDGE_REASON_FOREIGN_BUFFER), nullptr);
+    const auto required = ahead(device, {.length = page, .policy = policy::require});
+    EXPECT_FALSE(required.unknown);
+    EXPECT_EQ(required.word.route, route::none);
+  }
+}
+
+TEST_F(rdma_outlook, revoked_buffer_is_none) {
+  revoked_ = true;
+  const auto seen = ahead(rxe_, {.length = page});
+  EXPECT_EQ(seen.word.route, route::none);
+  EXPECT_NE(has(seen.word.reasons, DMABRIDGE_REASON_REVOKED), nullptr);
+}
+
+}  // namespace
+}  // namespace dmabridge

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: MIT
+#include "memory.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+#include <vector>
+
+#include "dmabridge/error.hpp"
+#include "dmabridge/region.hpp"
+
+namespace dmabridge::command {
+namespace {
+
+// What struct pages of a BAR need: p2pdma makes them by sections of this.
+constexpr std::uint64_t page_section = std::uint64_t{2} << 20;
+
+auto can_have_pages(const pci_bar& bar) -> bool {
+  return bar.size >= page_section && bar.start % page_section == 0;
+}
+
+auto is_buffer(const std::string& spec) -> bool {
+  return spec.starts_with("fd:") || spec.starts_with("pid:");
+}
+
+[[noreturn]] void misuse(const std::string& spec, std::string detail, std::string remedy) {
+  throw error({.kind = error_kind::usage,
+               .attempted = fmt::format("find the memory \"{}\"", printable(spec)),
+               .detail = std::move(detail),
+               .remedies = {std::move(remedy)}});
+}
+
+auto choices(const machine_view& machine, std::span<const device> devices) -> std::string {
+  std::string list;
+  const auto add = [&list](const std::string& choice) {
+    list += (list.empty() ? "" : ", ") + choice;
+  };
+  for (const auto& region : machine.regions) add("region " + region.name);
+  for (const auto& entry : devices) {
+    if (entry.kind != device_kind::gpu || entry.memory == nullptr) continue;
+    add(entry.names.empty() ? fmt::format("{} ({})", entry.label, to_string(entry.function))
+                            : fmt::format("{} ({}, {})", entry.label, entry.names.front(),
+                                          to_string(entry.function)));
+  }
+  if (list.empty()) {
+    return "name a PCI function that has a memory BAR by its address (lspci lists them); no region "
+           "of dmabridge and no GPU was found on this machine";
+  }
+  return "there is: " + list + "; or any PCI function with a memory BAR, by its address";
+}
+
+auto query(const std::string& spec, const buffer& held) -> buffer_info {
+  try {
+    const control module;
+    return module.query(held.descriptor());
+  } catch (const error& failure) {
+    if (failure.code() != EMEDIUMTYPE) throw;
+    misuse(spec, "it is a dma-buf of another exporter, which does not tell what device it is on",
+           "name that device instead, by its DRM node or PCI address (dmabridge topo lists them)");
+  }
+}
+
+auto memory_of_buffer(const machine_view& machine, const std::string& spec) -> named_memory {
+  if (!machine.is_here()) {
+    misuse(spec,
+           "a buffer lives on this machine, and the machine of " + machine.file + " is another",
+           "name a PCI function of that machine, or leave out --from");
+  }
+  auto held = buffer::from_spec(spec);
+  const auto known = query(spec, held);
+  const auto found = std::ranges::find(machine.regions, known.region_id, &region_info::id);
+  if (found == machine.regions.end()) {
+    misuse(spec, fmt::format("its region {} went away meanwhile", known.region),
+           "allocate a new buffer");
+  }
+  named_memory memory{.facts = dmabridge::facts_of(known, *found), .region = *found};
+  memory.facts.name = "buffer of region " + found->name;
+  memory.held = std::move(held);
+  return memory;
+}
+
+auto has_region(const machine_view& machine, const std::string& spec) -> bool {
+  const auto address = pci_address::parse(spec);
+  return std::ranges::any_of(machine.regions, [&](const region_info& region) {
+    return spec == region.name || spec == region.node || (address && region.device == address);
+  });
+}
+
+auto without_dev(std::string_view path) -> std::string_view {
+  for (const std::string_view folder : {"/dev/dri/", "/dev/"}) {
+    if (path.starts_with(folder)) return path.substr(folder.size());
+  }
+  return path;
+}
+
+auto function_named(const machine_view& machine, std::span<const device> devices,
+                    const std::string& spec) -> const pci_function* {
+  if (const auto* labelled = find_device(devices, spec); labelled != nullptr) {
+    return machine.facts.find(labelled->function);
+  }
+  if (const auto address = pci_address::parse(spec)) {
+    const auto* function = machine.facts.find(*address);
+    if (function == nullptr) {
+      misuse(spec, "there is no PCI function of that address", choices(machine, devices));
+    }
+    return function;
+  }
+  const auto* node = machine.facts.find_drm(without_dev(spec));
+  return node != nullptr && node->function ? machine.facts.find(*node->function) : nullptr;
+}
+
+auto is_of_gpu_driver(const topology& machine, const pci_address& function) -> bool {
+  return std::ranges::any_of(machine.drm, [&](const drm_node& node) {
+    return node.function == function && !node.driver.empty();
+  });
+}
+
+// Why the kernel cannot be asked about the memory of this function, and what is done instead.
+auto no_region_on(const machine_view& machine, const pci_function& function) -> std::string {
+  const auto* missing = machine.module ? "it has no region of dmabridge" : "no region is known";
+  if (is_of_gpu_driver(machine.facts, function.address)) {
+    return fmt::format(
+        "{}: judged as its driver {} exports memory today, which is without struct pages", missing,
+        function.driver);
+  }
+  return fmt::format("{}: judged as dmabridge_pci would export it", missing);
+}
+
+}  // namespace
+
+auto facts_of(const topology& machine, const device& of, bool assume_pages) -> buffer_facts {
+  buffer_facts facts{.name = fmt::format("BAR {} of {}", of.memory->number, to_string(of.function)),
+                     .device = of.function,
+                     .bar = of.memory->number};
+  // Today's GPU drivers export their memory without struct pages.
+  facts.empty = true;
+  facts.has_pages =
+      assume_pages || (!is_of_gpu_driver(machine, of.function) && can_have_pages(*of.memory));
+  return facts;
+}
+
+auto find_memory(const machine_view& machine, std::span<const device> devices,
+                 const std::string& spec, std::uint64_t size, policy wanted) -> named_memory {
+  if (is_buffer(spec)) return memory_of_buffer(machine, spec);
+  const auto* labelled = find_device(devices, spec);
+  if (labelled != nullptr && labelled->region != nullptr) {
+    return {.facts = dmabridge::facts_of(*labelled->region, size, wanted),
+            .region = *labelled->region};
+  }
+  if (has_region(machine, spec)) {
+    const auto& region = find_region(machine.regions, spec);
+    return {.facts = dmabridge::facts_of(region, size, wanted), .region = region};
+  }
+  const auto* function = function_named(machine, devices, spec);
+  if (function == nullptr) {
+    misuse(spec, "it is no region, buffer, DRM node or PCI address", choices(machine, devices));
+  }
+  const device of{
+      .function = function->address, .driver = function->driver, .memory = largest_bar(*function)};
+  if (of.memory == nullptr) {
+    misuse(spec, "the function has no memory BAR, and so no memory that others could reach",
+           choices(machine, devices));
+  }
+  named_memory memory{.facts = facts_of(machine.facts, of, false),
+                      .no_region = no_region_on(machine, *function)};
+  memory.facts.size = size;
+  memory.facts.policy = wanted;
+  return memory;
+}
+
+}  // namespace dmabridge::command

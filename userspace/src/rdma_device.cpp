@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT
+#include "rdma_device.hpp"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <string_view>
+
+#include "dmabridge/error.hpp"
+#include "system_calls.hpp"
+#include "verbs.hpp"
+
+namespace dmabridge {
+namespace {
+
+// By which ibv_query_device() tells the software devices (drivers/infiniband/sw: rxe/rxe_param.h,
+// siw/siw.h).
+constexpr std::uint32_t rxe_vendor = 0xffffff;
+constexpr std::uint32_t siw_vendor = 0x626d74;
+
+// The last part of what a link names; empty if there is none.
+auto end_of_link(const std::string& link) -> std::string {
+  std::string target;
+  if (sys().read_link(link.c_str(), target) < 0) return {};
+  return target.substr(target.rfind('/') + 1);
+}
+
+// -1 is no dma-buf, and so nothing is registered. Who has no dma-buf MRs says so before it looks at
+// that: the provider library if it lacks the call, the kernel if the driver does.
+auto ask_for_dmabuf_mr(ibv_pd* domain) -> int {
+  int error = 0;
+  auto* const region = verbs().reg_dmabuf_mr(domain, 0, 1, 0, -1, IBV_ACCESS_LOCAL_WRITE, error);
+  if (region != nullptr) verbs().dereg_mr(region);
+  return error == EBADF ? 0 : error;
+}
+
+}  // namespace
+
+auto rdma_device::why_no_dmabuf_mr() const -> std::vector<reason> {
+  std::vector<reason> why;
+  if (has_dmabuf_mr()) return why;
+  why.push_back({.code = DMABRIDGE_REASON_NO_DMABUF_MR,
+                 .blocks_p2p = true,
+                 .device = function,
+                 .value = static_cast<std::uint64_t>(dmabuf_error),
+                 .name = name});
+  if (by_cpu) {
+    why.push_back({.code = DMABRIDGE_REASON_BY_CPU, .blocks_p2p = true, .name = driver});
+  }
+  return why;
+}
+
+auto identify(ibv_pd* domain) -> rdma_device {
+  const auto& listed = *domain->context->device;
+  rdma_device device{.name = listed.name};
+  std::uint32_t vendor = 0;
+  if (const auto code = verbs().query_vendor(domain->context, vendor); code != 0) {
+    throw error({.kind = error_kind::system,
+                 .attempted = fmt::format("ask RDMA device {} what it is", device.name),
+                 .code = code});
+  }
+  device.by_cpu = vendor == rxe_vendor || vendor == siw_vendor;
+  device.ignores_iova = vendor == siw_vendor;
+  if (device.by_cpu) {
+    // Whatever its network device hangs on, that one does not touch the memory.
+    device.driver = vendor == rxe_vendor ? "rdma_rxe" : "siw";
+  } else {
+    const auto folder = std::string(listed.ibdev_path) + "/device";
+    device.function = pci_address::parse(end_of_link(folder));
+    device.driver = end_of_link(folder + "/driver");
+  }
+  device.dmabuf_error = ask_for_dmabuf_mr(domain);
+  return device;
+}
+
+}  // namespace dmabridge

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT
+#include "rdma_outlook.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+#include "attach_manner.hpp"
+#include "dmabridge/error.hpp"
+#include "dmabridge/plan.hpp"
+
+namespace dmabridge {
+namespace {
+
+// The same that any importer gets, but for what only the process knows that has the device open.
+auto importer_of(const topology& machine, const rdma_device& device, policy wanted)
+    -> importer_facts {
+  auto facts = importer_named(machine, device.name, wanted);
+  facts.own = device.why_no_dmabuf_mr();
+  if (!device.has_dmabuf_mr()) {
+    // Its driver does not attach at all: none of that decides.
+    facts.missing.clear();
+    facts.pins = true;
+  }
+  return facts;
+}
+
+void look_at_foreign(const rdma_device& device, const buffer& memory,
+                     const registration_request& wanted, registration_outlook& seen) {
+  seen.unknown = true;
+  seen.word.policy = wanted.policy;
+  seen.word.route = device.has_dmabuf_mr() ? route::unproved : route::system;
+  seen.word.reasons = device.why_no_dmabuf_mr();
+  seen.word.reasons.push_back(
+      {.code = DMABRIDGE_REASON_FOREIGN_BUFFER, .blocks_p2p = true, .name = memory.exporter()});
+  if (wanted.policy == policy::require) {
+    seen.unknown = false;
+    seen.word.route = route::none;
+  }
+}
+
+void look_at_ours(const topology& machine, const rdma_device& device, const known_buffer& known,
+                  policy wanted, registration_outlook& seen) {
+  const std::array importers{importer_of(machine, device, wanted)};
+  const auto joint = negotiate(machine, facts_of(known.info, *known.region), importers);
+  const auto& planned = joint.importers.front();
+  seen.word = planned.word;
+  seen.unknown = planned.unknown;
+}
+
+// Who waits for whom, once it is registered.
+void add_consequence(const rdma_device& device, registration_outlook& seen) {
+  if (seen.word.route == route::none) {
+    seen.consequence = "nothing is registered";
+    return;
+  }
+  if (seen.method == registration_method::pinned_mapping) {
+    seen.blocks_moves = true;
+    seen.consequence =
+        seen.word.route == route::stolen
+            ? "the buffer stays in the RAM behind its region until it is deregistered; if its "
+              "device "
+              "goes away, that memory is in quarantine until then"
+            : "the buffer stays in system memory until it is deregistered; its device may go away "
+              "meanwhile, and the registered memory stays";
+    return;
+  }
+  const auto* const manner = manner_of(device.driver);
+  const auto on_device = seen.unknown || satisfies_require(seen.word.route);
+  seen.blocks_moves = manner == nullptr || manner->pins;
+  seen.blocks_revoke = on_device && (manner == nullptr || !manner->revocable);
+  if (seen.blocks_revoke) {
+    seen.consequence = fmt::format(
+        "the buffer stays where it is until it is deregistered, and the driver of its device "
+        "cannot "
+        "be unbound before: driver {} does not let itself be stopped",
+        device.driver);
+  } else if (seen.blocks_moves) {
+    seen.consequence =
+        "the buffer stays where it is until it is deregistered; if its device goes away, peers' "
+        "accesses fail";
+  } else {
+    seen.consequence = "the buffer may move, and the device follows";
+  }
+}
+
+}  // namespace
+
+auto ask_about(const control* module, const buffer& memory) -> std::optional<known_buffer> {
+  if (module == nullptr) return {};
+  known_buffer known;
+  try {
+    known.info = module->query(memory.descriptor());
+  } catch (const error& failure) {
+    if (failure.code() == EMEDIUMTYPE) return {};
+    throw;
+  }
+  const auto regions = module->regions();
+  const auto found = std::ranges::find(regions, known.info.region_id, &region_info::id);
+  if (found != regions.end()) known.region = *found;
+  return known;
+}
+
+auto look_ahead(const topology& machine, const rdma_device& device, const control* module,
+                const buffer& memory, const registration_request& wanted) -> registration_outlook {
+  registration_outlook seen;
+  seen.method =
+      device.has_dmabuf_mr() ? registration_method::dmabuf_mr : registration_method::pinned_mapping;
+  const auto known = ask_about(module, memory);
+  if (!known) {
+    look_at_foreign(device, memory, wanted, seen);
+  } else if (known->info.revoked || !known->region) {
+    seen.word.policy = combine(known->info.policy, wanted.policy);
+    seen.word.reasons.push_back({.code = DMABRIDGE_REASON_REVOKED, .blocks_p2p = true});
+  } else {
+    look_at_ours(machine, device, *known, wanted.policy, seen);
+  }
+  add_consequence(device, seen);
+  return seen;
+}
+
+}  // namespace dmabridge
