@@ -792,8 +792,8 @@ using Unbind = UnbindTest;
 
 sigjmp_buf bus_error;
 bool touch_raises_bus_error(const volatile std::byte* address) {
-  struct sigaction action {};
-  struct sigaction before {};
+  struct sigaction action{};
+  struct sigaction before{};
   action.sa_handler = [](int) { siglongjmp(bus_error, 1); };
   sigaction(SIGBUS, &action, &before);
   volatile bool raised = true;

@@ -125,8 +125,8 @@ TEST_F(Pageless, FilesAreReadToTheirEndAndWritten) {
   constexpr std::uint64_t size = MiB + 700;
   make_pattern_file(path, size, 0x33);
   {
-    const Bound bound = make(path, 2 * MiB, DMABRIDGE_POLICY_PREFER,
-                             DMABRIDGE_BIND_READ | DMABRIDGE_BIND_WRITE);
+    const Bound bound =
+        make(path, 2 * MiB, DMABRIDGE_POLICY_PREFER, DMABRIDGE_BIND_READ | DMABRIDGE_BIND_WRITE);
     ASSERT_EQ(bound.binding.error, 0) << describe(bound.binding.verdict);
     EXPECT_EQ(load(bound, 2 * MiB), static_cast<int>(size));
     EXPECT_EQ(difference(bound, size, 0x33), "");

@@ -95,8 +95,8 @@ TEST_F(Stolen, WhatADriveWritesIsReadThroughTheBarAndTheReverse) {
 
     fill_pattern(window.data() + offset, MiB, 0x41, 0);
     const Fd target = open_file(other.path(), O_RDWR);
-    const Binding to = bind(from.buffer.get(), target.get(), DMABRIDGE_POLICY_REQUIRE,
-                            DMABRIDGE_BIND_WRITE);
+    const Binding to =
+        bind(from.buffer.get(), target.get(), DMABRIDGE_POLICY_REQUIRE, DMABRIDGE_BIND_WRITE);
     ASSERT_EQ(to.error, 0) << describe(to.verdict);
     ASSERT_EQ(ring_.transfer(to.fd.get(), DMABRIDGE_URING_WRITE, 0, MiB, at),
               static_cast<int>(MiB));
@@ -187,9 +187,9 @@ TEST_F(Stolen, ItIsMappedPinnedAndReadInto) {
   EXPECT_EQ(move(buffer.get(), DMABRIDGE_PLACEMENT_SYSTEM, &verdict), -EBUSY);
   EXPECT_NE(find_reason(verdict, DMABRIDGE_REASON_PINNED_BY_USER), nullptr) << describe(verdict);
   ASSERT_EQ(io_uring_unregister_buffers(ring_.get()), 0);
-  ASSERT_TRUE(eventually(
-      [&] { return move(buffer.get(), DMABRIDGE_PLACEMENT_SYSTEM, &verdict) == 0; }))
-      << describe(verdict);
+  ASSERT_TRUE(eventually([&] {
+    return move(buffer.get(), DMABRIDGE_PLACEMENT_SYSTEM, &verdict) == 0;
+  })) << describe(verdict);
   EXPECT_EQ(pattern_difference(mapping.data() + 2 * MiB, MiB, 0xa0, MiB), "");
 }
 

@@ -193,6 +193,12 @@ TEST_F(explain_test, memory_of_a_gpu_driver_has_no_pages_for_drives) {
   EXPECT_EQ(run({"GPU1", "mlx5_0"}), exit_p2p) << "RDMA needs none";
 }
 
+TEST_F(explain_test, gpu_whose_bars_could_not_be_read_is_unknown) {
+  test::function_of(around_.facts, "0000:05:00.0").bars.clear();
+  EXPECT_EQ(run({"card1", "mlx5_0"}), exit_unknown) << out() << err();
+  EXPECT_THAT(out(), ContainsRegex("unknown +BAR "));
+}
+
 TEST_F(explain_test, json_keys) {
   EXPECT_EQ(run({"GPU0", "nvme0n1", "--json"}), exit_p2p);
   const auto told = parsed();
@@ -337,8 +343,10 @@ TEST_F(confirmed_explain_test, function_without_a_region_stays_predicted) {
 
 TEST_F(confirmed_explain_test, two_regions_of_one_function_must_be_told_apart) {
   module_.add_region("vram1", 1 << 20).device = 0x0400;
-  EXPECT_EQ(run({"0000:04:00.0", "nvme0n1"}), exit_usage);
-  EXPECT_THAT(err(), AllOf(HasSubstr("vram0"), HasSubstr("vram1")));
+  for (const auto* memory : {"0000:04:00.0", "GPU0"}) {
+    EXPECT_EQ(run({memory, "nvme0n1"}), exit_usage) << memory;
+    EXPECT_THAT(err(), AllOf(HasSubstr("vram0"), HasSubstr("vram1")));
+  }
 }
 
 TEST_F(confirmed_explain_test, buffer_is_known_by_its_region) {

@@ -91,9 +91,9 @@ TEST(judge, all_reasons_are_collected) {
   facts.blockers[facts.nr_blockers++] = reason_of(DMABRIDGE_REASON_HOST_BRIDGE_UNLISTED);
   const auto [verdict, decision] = judge(facts);
   EXPECT_EQ(codes(verdict),
-            (std::set<std::uint32_t>{
-                DMABRIDGE_REASON_POLICY_FORBID, DMABRIDGE_REASON_NOT_PEER2PEER,
-                DMABRIDGE_REASON_QUEUE_NO_P2P, DMABRIDGE_REASON_HOST_BRIDGE_UNLISTED}));
+            (std::set<std::uint32_t>{DMABRIDGE_REASON_POLICY_FORBID, DMABRIDGE_REASON_NOT_PEER2PEER,
+                                     DMABRIDGE_REASON_QUEUE_NO_P2P,
+                                     DMABRIDGE_REASON_HOST_BRIDGE_UNLISTED}));
   EXPECT_EQ(verdict.route, DMABRIDGE_ROUTE_SYSTEM);
 }
 
@@ -183,8 +183,7 @@ TEST(judge, stolen_memory_serves_everybody_in_place) {
   }
   facts.importer_policy = DMABRIDGE_POLICY_FORBID;
   EXPECT_EQ(judge(facts).verdict.route, DMABRIDGE_ROUTE_SYSTEM);
-  EXPECT_EQ(codes(judge(facts).verdict),
-            std::set<std::uint32_t>{DMABRIDGE_REASON_POLICY_FORBID});
+  EXPECT_EQ(codes(judge(facts).verdict), std::set<std::uint32_t>{DMABRIDGE_REASON_POLICY_FORBID});
 }
 
 TEST(judge, a_driver_may_veto_stolen_memory_too) {
@@ -203,8 +202,7 @@ TEST(judge, a_region_of_system_memory_says_so_and_refuses_require) {
   facts.placement = DMABRIDGE_PLACEMENT_SYSTEM;
   facts.distance = -1;
   EXPECT_EQ(judge(facts).verdict.route, DMABRIDGE_ROUTE_SYSTEM);
-  EXPECT_EQ(codes(judge(facts).verdict),
-            std::set<std::uint32_t>{DMABRIDGE_REASON_SYSTEM_REGION});
+  EXPECT_EQ(codes(judge(facts).verdict), std::set<std::uint32_t>{DMABRIDGE_REASON_SYSTEM_REGION});
   facts.importer_policy = DMABRIDGE_POLICY_REQUIRE;
   EXPECT_EQ(judge(facts).decision.error, -EOPNOTSUPP);
 }

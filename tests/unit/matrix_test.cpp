@@ -65,6 +65,15 @@ TEST(matrix, what_is_not_known_is_never_yes) {
   EXPECT_THAT(p2p_rows(machine, devices)[0].cells, ElementsAre("X", "yes", "yes*", "no", "yes"));
 }
 
+TEST(matrix, gpu_whose_bars_could_not_be_read_has_its_row) {
+  auto machine = gpu_server();
+  test::function_of(machine, "0000:04:00.0").bars.clear();
+  const auto devices = list_devices(machine, {});
+  const auto* gpu = &*std::ranges::find(devices, test::at("0000:04:00.0"), &device::function);
+  EXPECT_TRUE(has_p2p_row(*gpu));
+  EXPECT_EQ(p2p_between(machine, *gpu, *find_device(devices, "nvme0n1")).cell, "yes*");
+}
+
 TEST(matrix, denied_pairs_and_other_disks_are_no) {
   auto machine = gpu_server();
   machine.denied = {{.one = test::at("0000:04:00.0"), .other = test::at("0000:03:00.0")}};

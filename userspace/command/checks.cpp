@@ -265,8 +265,8 @@ auto memory_check(const named_memory& memory) -> check {
   answer.status = check_status::unknown;
   answer.evidence = memory.no_region;
   answer.remedy =
-      "its driver would have to register the memory (dmabridge-drivers(7)), or the function be "
-      "given to dmabridge_pci (dmabridge(4)); what follows says what that would give";
+      "give the function to dmabridge_pci (dmabridge(4)), or let its driver register the memory "
+      "(dmabridge-drivers(7)); then the kernel can be asked";
   return answer;
 }
 
@@ -275,8 +275,7 @@ auto bar_check(const topology& machine, const buffer_facts& facts) -> std::optio
   if (function == nullptr || facts.kind == region_kind::system) return {};
   const auto bar = std::ranges::find(function->bars, facts.bar, &pci_bar::number);
   if (bar == function->bars.end()) {
-    return unread(machine, "BAR",
-                  fmt::format("BAR {} of {}", facts.bar, to_string(function->address)));
+    return unread(machine, "BAR", fmt::format("BARs of {}", to_string(function->address)));
   }
   return check{
       .subject = "BAR",
@@ -429,8 +428,11 @@ auto iommu_check(const topology& machine, const pci_path& path, const pci_functi
     -> check {
   check answer{.subject = "IOMMU"};
   if (!importer.iommu_group) {
-    answer.evidence = fmt::format("{} is behind none", to_string(importer.address));
-    if (machine.iommu_groups.empty()) answer.evidence = "none is in use";
+    // A source that does not tell the kernel's release tells nothing of this either.
+    if (machine.machine.kernel.empty()) return unread(machine, "IOMMU", "IOMMU group");
+    answer.evidence = machine.iommu_groups.empty()
+                          ? "none is in use"
+                          : fmt::format("{} is behind none", to_string(importer.address));
     return answer;
   }
   const auto group = machine.iommu_groups.find(*importer.iommu_group);

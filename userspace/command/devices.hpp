@@ -26,9 +26,6 @@ struct device {
   std::string driver{};
   const pci_bar* memory = nullptr;      // its largest BAR, in the topology; nullptr: it has none
   const region_info* region = nullptr;  // of ours, the first on it
-
-  // Whether others can be given access to memory of its own.
-  auto owns_memory() const noexcept -> bool { return region != nullptr || memory != nullptr; }
 };
 
 // GPUs first, then the others in the order of device_kind, each in the order of addresses. The

@@ -15,7 +15,7 @@ constexpr std::size_t reads_completed = 0;
 constexpr std::size_t writes_completed = 4;
 
 auto disk_requests(int target, direction way) -> std::optional<std::uint64_t> {
-  struct stat found {};
+  struct stat found{};
   if (::fstat(target, &found) != 0) return {};
   const auto device = S_ISBLK(found.st_mode) ? found.st_rdev : found.st_dev;
   std::ifstream file(fmt::format("/sys/dev/block/{}:{}/stat", major(device), minor(device)));

@@ -23,14 +23,13 @@ auto width_of(const std::string& head, std::span<const matrix_row> rows, std::si
 
 auto importer_of(const topology& machine, const device& column) -> importer_facts {
   // Of GPUs the path alone: their drivers reach each other by other ways than dma-bufs, too.
-  const auto name =
-      column.kind == device_kind::gpu ? to_string(column.function) : column.importer;
+  const auto name = column.kind == device_kind::gpu ? to_string(column.function) : column.importer;
   return importer_named(machine, name, policy::prefer);
 }
 
-auto memory_of(const topology& machine, const device& row) -> buffer_facts {
+auto memory_of(const device& row) -> buffer_facts {
   return row.region != nullptr ? dmabridge::facts_of(*row.region, 0, policy::prefer)
-                               : facts_of(machine, row, true);
+                               : facts_of(row, true);
 }
 
 auto cell_of(const pci_path& path) -> std::string {
@@ -94,14 +93,12 @@ auto proximity_rows(const topology& machine, std::span<const device> devices)
 }
 
 auto has_p2p_row(const device& of) noexcept -> bool {
-  const auto is_memory = of.kind == device_kind::gpu || of.kind == device_kind::region;
-  return is_memory && of.owns_memory();
+  return of.kind == device_kind::gpu || of.kind == device_kind::region;
 }
 
 auto p2p_between(const topology& machine, const device& memory, const device& importer)
     -> p2p_answer {
-  return judge(machine, memory_of(machine, memory), importer_of(machine, importer),
-               importer.function);
+  return judge(machine, memory_of(memory), importer_of(machine, importer), importer.function);
 }
 
 auto p2p_rows(const topology& machine, std::span<const device> devices) -> std::vector<matrix_row> {
@@ -110,7 +107,7 @@ auto p2p_rows(const topology& machine, std::span<const device> devices) -> std::
   std::vector<matrix_row> rows;
   for (std::size_t i = 0; i < devices.size(); ++i) {
     if (!has_p2p_row(devices[i])) continue;
-    const auto memory = memory_of(machine, devices[i]);
+    const auto memory = memory_of(devices[i]);
     matrix_row row{.device = i};
     for (std::size_t j = 0; j < devices.size(); ++j) {
       row.cells.push_back(i == j ? "X"

@@ -39,7 +39,7 @@ auto choices(const machine_view& machine, std::span<const device> devices) -> st
   };
   for (const auto& region : machine.regions) add("region " + region.name);
   for (const auto& entry : devices) {
-    if (entry.kind != device_kind::gpu || entry.memory == nullptr) continue;
+    if (entry.kind != device_kind::gpu) continue;
     add(entry.names.empty() ? fmt::format("{} ({})", entry.label, to_string(entry.function))
                             : fmt::format("{} ({}, {})", entry.label, entry.names.front(),
                                           to_string(entry.function)));
@@ -97,9 +97,6 @@ auto without_dev(std::string_view path) -> std::string_view {
 
 auto function_named(const machine_view& machine, std::span<const device> devices,
                     const std::string& spec) -> const pci_function* {
-  if (const auto* labelled = find_device(devices, spec); labelled != nullptr) {
-    return machine.facts.find(labelled->function);
-  }
   if (const auto address = pci_address::parse(spec)) {
     const auto* function = machine.facts.find(*address);
     if (function == nullptr) {
@@ -111,33 +108,45 @@ auto function_named(const machine_view& machine, std::span<const device> devices
   return node != nullptr && node->function ? machine.facts.find(*node->function) : nullptr;
 }
 
-auto is_of_gpu_driver(const topology& machine, const pci_address& function) -> bool {
-  return std::ranges::any_of(machine.drm, [&](const drm_node& node) {
-    return node.function == function && !node.driver.empty();
-  });
+// Whether its memory is its driver's to export, which today's GPU drivers do without struct pages.
+auto is_of_gpu_driver(const device& of) -> bool {
+  const auto stands_by = of.driver.empty() || of.driver == "vfio-pci" || of.driver == "pci-stub" ||
+                         of.driver == "dmabridge_pci";
+  return of.kind == device_kind::gpu && !stands_by;
 }
 
 // Why the kernel cannot be asked about the memory of this function, and what is done instead.
-auto no_region_on(const machine_view& machine, const pci_function& function) -> std::string {
+auto no_region_on(const machine_view& machine, const device& of) -> std::string {
   const auto* missing = machine.module ? "it has no region of dmabridge" : "no region is known";
-  if (is_of_gpu_driver(machine.facts, function.address)) {
+  if (is_of_gpu_driver(of)) {
     return fmt::format(
         "{}: judged as its driver {} exports memory today, which is without struct pages", missing,
-        function.driver);
+        of.driver);
   }
   return fmt::format("{}: judged as dmabridge_pci would export it", missing);
 }
 
+auto device_of(std::span<const device> devices, const pci_function& function) -> device {
+  const auto known = std::ranges::find(devices, function.address, &device::function);
+  if (known != devices.end()) return *known;
+  return {.kind = device_kind::net,
+          .function = function.address,
+          .driver = function.driver,
+          .memory = largest_bar(function)};
+}
+
 }  // namespace
 
-auto facts_of(const topology& machine, const device& of, bool assume_pages) -> buffer_facts {
-  buffer_facts facts{.name = fmt::format("BAR {} of {}", of.memory->number, to_string(of.function)),
-                     .device = of.function,
-                     .bar = of.memory->number};
-  // Today's GPU drivers export their memory without struct pages.
-  facts.empty = true;
-  facts.has_pages =
-      assume_pages || (!is_of_gpu_driver(machine, of.function) && can_have_pages(*of.memory));
+auto facts_of(const device& of, bool assume_pages) -> buffer_facts {
+  buffer_facts facts{.device = of.function, .empty = true};
+  if (of.memory == nullptr) {
+    facts.name = fmt::format("memory of {}, whose BARs are not known", to_string(of.function));
+    facts.has_pages = assume_pages || !is_of_gpu_driver(of);
+    return facts;
+  }
+  facts.name = fmt::format("BAR {} of {}", of.memory->number, to_string(of.function));
+  facts.bar = of.memory->number;
+  facts.has_pages = assume_pages || (!is_of_gpu_driver(of) && can_have_pages(*of.memory));
   return facts;
 }
 
@@ -145,26 +154,23 @@ auto find_memory(const machine_view& machine, std::span<const device> devices,
                  const std::string& spec, std::uint64_t size, policy wanted) -> named_memory {
   if (is_buffer(spec)) return memory_of_buffer(machine, spec);
   const auto* labelled = find_device(devices, spec);
-  if (labelled != nullptr && labelled->region != nullptr) {
-    return {.facts = dmabridge::facts_of(*labelled->region, size, wanted),
-            .region = *labelled->region};
-  }
-  if (has_region(machine, spec)) {
-    const auto& region = find_region(machine.regions, spec);
+  const auto by_label = labelled != nullptr && !has_region(machine, spec);
+  const auto name = by_label ? to_string(labelled->function) : spec;
+  if (has_region(machine, name)) {
+    const auto& region = find_region(machine.regions, name);
     return {.facts = dmabridge::facts_of(region, size, wanted), .region = region};
   }
-  const auto* function = function_named(machine, devices, spec);
+  const auto* function = function_named(machine, devices, name);
   if (function == nullptr) {
     misuse(spec, "it is no region, buffer, DRM node or PCI address", choices(machine, devices));
   }
-  const device of{
-      .function = function->address, .driver = function->driver, .memory = largest_bar(*function)};
-  if (of.memory == nullptr) {
+  const auto of = device_of(devices, *function);
+  // A GPU has memory, also where no BAR could be read.
+  if (of.memory == nullptr && of.kind != device_kind::gpu) {
     misuse(spec, "the function has no memory BAR, and so no memory that others could reach",
            choices(machine, devices));
   }
-  named_memory memory{.facts = facts_of(machine.facts, of, false),
-                      .no_region = no_region_on(machine, *function)};
+  named_memory memory{.facts = facts_of(of, false), .no_region = no_region_on(machine, of)};
   memory.facts.size = size;
   memory.facts.policy = wanted;
   return memory;

@@ -29,6 +29,6 @@ auto find_memory(const machine_view& machine, std::span<const device> devices,
 
 // The facts about what a function's largest BAR could export, of `of.function`. `assume_pages`:
 // whatever its driver does.
-auto facts_of(const topology& machine, const device& of, bool assume_pages) -> buffer_facts;
+auto facts_of(const device& of, bool assume_pages) -> buffer_facts;
 
 }  // namespace dmabridge::command

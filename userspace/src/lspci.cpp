@@ -224,8 +224,7 @@ void lspci_parser::read_detail(std::string_view line) {
       if (!number) fail("a bridge without its buses");
       return *number;
     };
-    function.buses =
-        bus_range{.secondary = bus("secondary="), .subordinate = bus("subordinate=")};
+    function.buses = bus_range{.secondary = bus("secondary="), .subordinate = bus("subordinate=")};
   } else if (line.starts_with("Region ")) {
     read_region(line);
   } else if (line.starts_with("Capabilities:")) {

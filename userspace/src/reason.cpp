@@ -216,20 +216,23 @@ constexpr auto table = std::to_array<reason_description>({
     {DMABRIDGE_REASON_NO_DMABUF_MR, "no_dmabuf_mr",
      "the RDMA device has no dma-buf memory regions, so that its driver does not attach to buffers",
      "asking {name} for one gave {error}",
-     "update rdma-core and the kernel if newer ones have them for this device, or use an RDMA device "
+     "update rdma-core and the kernel if newer ones have them for this device, or use an RDMA "
+     "device "
      "that has them",
      true},
     {DMABRIDGE_REASON_DMABUF_MR_REFUSED, "dmabuf_mr_refused",
-     "the RDMA device's driver could not register the buffer", "ibv_reg_dmabuf_mr() of {name} gave {error}",
+     "the RDMA device's driver could not register the buffer",
+     "ibv_reg_dmabuf_mr() of {name} gave {error}",
      "see the reasons beside this one, and the kernel log (dmesg)"},
-    {DMABRIDGE_REASON_PIN_LIMIT, "pin_limit",
-     "this process may not pin so much memory", "its limit is {size} (RLIMIT_MEMLOCK)",
+    {DMABRIDGE_REASON_PIN_LIMIT, "pin_limit", "this process may not pin so much memory",
+     "its limit is {size} (RLIMIT_MEMLOCK)",
      "raise the limit (ulimit -l in KiB; LimitMEMLOCK= of a systemd unit; memlock in "
      "/etc/security/limits.conf), or register less at a time"},
     {DMABRIDGE_REASON_NOT_PINNABLE, "not_pinnable",
      "a mapping of the buffer cannot be pinned, which this RDMA device needs",
      "exporter {name}; pinning gave {error}",
-     "allocate the buffer in a dmabridge region, or use an RDMA device with dma-buf memory regions"},
+     "allocate the buffer in a dmabridge region, or use an RDMA device with dma-buf memory "
+     "regions"},
 });
 
 auto find(std::uint32_t code) -> const reason_description* {

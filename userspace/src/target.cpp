@@ -102,7 +102,7 @@ source::source(std::string path, fd descriptor, target_kind kind, std::uint64_t 
 
 auto source::open(const std::string& path) -> source {
   const auto attempted = "read " + path;
-  struct stat found {};
+  struct stat found{};
   // Looked at before it is opened, as opening a pipe could block.
   if (const auto result = sys().stat(path.c_str(), &found); result < 0) fail(attempted, -result);
   const auto kind = kind_of(found.st_mode, attempted);
@@ -162,7 +162,7 @@ sink::~sink() {
 }
 
 auto sink::is_block_device(const std::string& path) -> bool {
-  struct stat found {};
+  struct stat found{};
   const auto result = sys().stat(path.c_str(), &found);
   if (result == -ENOENT) return false;
   if (result < 0) fail("write " + path, -result);
@@ -173,7 +173,7 @@ auto sink::create_file(const std::string& path, std::uint64_t reserve, existing 
   const auto attempted = "write " + path;
   auto final_path = path;
   mode_t permissions = 0666;
-  struct stat found {};
+  struct stat found{};
   const auto result = sys().stat(path.c_str(), &found);
   const auto exists = result == 0;
   if (result < 0 && result != -ENOENT) fail(attempted, -result);

@@ -54,8 +54,8 @@ std::vector<std::byte> host_bytes(int buffer, std::uint64_t offset, std::uint64_
     const std::uint64_t first = std::max(offset, start),
                         last = std::min<std::uint64_t>(offset + length, start + chunk.length);
     if (first < last) {
-      const auto piece = host_read(
-          memory.file, memory.offset + chunk.offset + (first - start), last - first);
+      const auto piece =
+          host_read(memory.file, memory.offset + chunk.offset + (first - start), last - first);
       bytes.insert(bytes.end(), piece.begin(), piece.end());
     }
     start += chunk.length;

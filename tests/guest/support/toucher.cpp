@@ -30,7 +30,7 @@ namespace {
 
 Toucher::Toucher(const Mapping& mapping)
     : shared_(open_file("/dev/zero", O_RDWR).get(), 4096),
-      rounds_(*new (shared_.data()) std::atomic<unsigned>(0)),
+      rounds_(*new(shared_.data()) std::atomic<unsigned>(0)),
       process_(fork()) {
   if (process_ < 0) throw std::system_error(errno, std::generic_category(), "fork");
   if (process_ == 0) {

@@ -127,7 +127,7 @@ struct machine_facts {
   std::string kernel{};  // uname -r
   std::string architecture{};
   std::string command_line{};  // of it, what concerns PCI, IOMMU, memory, modules and their drivers
-  std::string cpu_vendor{};  // "AuthenticAMD"
+  std::string cpu_vendor{};    // "AuthenticAMD"
   std::optional<unsigned> cpu_family{};
   std::optional<bool> config_p2pdma{};      // CONFIG_PCI_P2PDMA
   std::optional<std::string> hypervisor{};  // empty: none; "unknown": there is one
