@@ -47,6 +47,12 @@ auto to_gid(const std::string& text) -> ibv_gid {
   return gid;
 }
 
+auto piece_of(std::span<const std::byte> bytes, std::uint32_t lkey) -> ibv_sge {
+  return {.addr = reinterpret_cast<std::uintptr_t>(bytes.data()),
+          .length = static_cast<std::uint32_t>(bytes.size()),
+          .lkey = lkey};
+}
+
 }  // namespace
 
 device::device(const std::string& name) {
@@ -196,29 +202,22 @@ void connection::complete(const char* what) {
   }
 }
 
-void connection::read(std::span<std::byte> into, std::uint32_t lkey, remote_memory from) {
-  ibv_sge piece{.addr = reinterpret_cast<std::uintptr_t>(into.data()),
-                .length = static_cast<std::uint32_t>(into.size()),
-                .lkey = lkey};
+void connection::move(ibv_wr_opcode way, ibv_sge here, remote_memory there) {
   ibv_send_wr request{};
-  request.opcode = IBV_WR_RDMA_READ;
-  request.sg_list = &piece;
+  request.opcode = way;
+  request.sg_list = &here;
   request.num_sge = 1;
-  request.wr.rdma = {.remote_addr = from.address, .rkey = from.key};
+  request.wr.rdma = {.remote_addr = there.address, .rkey = there.key};
   post(request);
+}
+
+void connection::read(std::span<std::byte> into, std::uint32_t lkey, remote_memory from) {
+  move(IBV_WR_RDMA_READ, piece_of(into, lkey), from);
   complete("RDMA read");
 }
 
 void connection::write(std::span<const std::byte> from, std::uint32_t lkey, remote_memory to) {
-  ibv_sge piece{.addr = reinterpret_cast<std::uintptr_t>(from.data()),
-                .length = static_cast<std::uint32_t>(from.size()),
-                .lkey = lkey};
-  ibv_send_wr request{};
-  request.opcode = IBV_WR_RDMA_WRITE;
-  request.sg_list = &piece;
-  request.num_sge = 1;
-  request.wr.rdma = {.remote_addr = to.address, .rkey = to.key};
-  post(request);
+  move(IBV_WR_RDMA_WRITE, piece_of(from, lkey), to);
   complete("RDMA write");
 }
 

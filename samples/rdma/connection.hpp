@@ -78,6 +78,7 @@ class connection {
   void wait_for_notice();
 
  private:
+  void move(ibv_wr_opcode way, ibv_sge here, remote_memory there);
   void post(ibv_send_wr& request);
   void complete(const char* what);
 

@@ -9,6 +9,7 @@
 
 #include "dmabridge/path.hpp"
 #include "dmabridge/plan.hpp"
+#include "made_machine.hpp"
 
 namespace {
 
@@ -69,15 +70,7 @@ void add_switch(server& whole, std::uint8_t root) {
 
 auto make_server() -> server {
   server whole;
-  whole.machine.machine = {.kernel = "7.2.12",
-                           .architecture = "x86_64",
-                           .cpu_vendor = "GenuineIntel",
-                           .cpu_family = 6,
-                           .config_p2pdma = true,
-                           .hypervisor = "",
-                           .memory_encryption = false,
-                           .secure_boot = false,
-                           .lockdown = "none"};
+  whole.machine.machine = test::known_facts();
   for (unsigned i = 0; i < 4; ++i) add_switch(whole, static_cast<std::uint8_t>(i * 64));
   std::ranges::sort(whole.machine.functions, {}, &pci_function::address);
   return whole;

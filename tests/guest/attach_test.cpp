@@ -20,6 +20,7 @@
 
 #include "machine.hpp"
 #include "support/attach_fixture.hpp"
+#include "support/child.hpp"
 #include "support/pci_driver.hpp"
 
 namespace dmabridge::test {
@@ -868,34 +869,22 @@ TEST_F(Revoked, DuringAMoveThatWaitsForAFence) {
 
 TEST_F(Revoked, OwnerIsKilledWhileItHasAMapping) {
   const Fd buffer = allocate(1 * MiB);
-  std::array<int, 2> ends{};
-  ASSERT_EQ(pipe2(ends.data(), O_CLOEXEC), 0);
-  const Fd reader(ends[0]);
-  Fd writer(ends[1]);
-  const pid_t child = fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
+  Child owner([&](const Child::Say& say) {
     Attached direct = attach(buffer.get(), p2p_revocable, nvme("SAMESW"), TEST_IMPORTER_FENCE);
-    if (direct.error != 0 || direct.attachment.pin() != 0) _exit(1);
+    if (direct.error != 0 || direct.attachment.pin() != 0) return;
     direct.attachment.map();
     direct.attachment.add_fence();
-    if (write(writer.get(), "", 1) != 1) _exit(1);
-    for (;;) pause();
-  }
-  writer.reset();
-  char byte = 0;
-  ASSERT_EQ(read(reader.get(), &byte, 1), 1) << "the child gave up";
+    say(0);
+  });
+  ASSERT_TRUE(owner.wait()) << "the child gave up";
   std::future<int> unbound = std::async(std::launch::async, [&] { return unbind(); });
   EXPECT_EQ(unbound.wait_for(a_moment), std::future_status::timeout);
-  ASSERT_EQ(kill(child, SIGKILL), 0);
-  int status = 0;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
+  owner.end();
   EXPECT_EQ(unbound.get(), 0);
   EXPECT_EQ(placement(buffer.get()), DMABRIDGE_PLACEMENT_NONE);
 }
 
-// --- the module's own life
-// -----------------------------------------------------------------------------
+// --- the module's own life ---------------------------------------------------------------------
 
 TEST_F(AttachTest, TestImporterLeavesFunctionsWithADriverAlone) {
   const Fd buffer = allocate(4096);
@@ -910,29 +899,18 @@ TEST_F(AttachTest, TestImporterLeavesFunctionsWithADriverAlone) {
 
 TEST_F(AttachTest, KilledProcessLeavesNothingBehind) {
   const Fd buffer = allocate(1 * MiB);
-  std::array<int, 2> ends{};
-  ASSERT_EQ(pipe2(ends.data(), O_CLOEXEC), 0);
-  const Fd reader(ends[0]);
-  Fd writer(ends[1]);
-  const pid_t child = fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
+  Child owner([&](const Child::Say& say) {
     Attached first = attach(buffer.get(), static_importer);
     Attached second = attach(buffer.get(), dynamic, nvme("OTHERRP"));
-    if (first.error != 0 || second.error != 0 || second.attachment.pin() != 0) _exit(1);
+    if (first.error != 0 || second.error != 0 || second.attachment.pin() != 0) return;
     first.attachment.map();
     second.attachment.map();
     second.attachment.add_fence();
-    if (write(writer.get(), "", 1) != 1) _exit(1);
-    for (;;) pause();
-  }
-  writer.reset();
-  char byte = 0;
-  ASSERT_EQ(read(reader.get(), &byte, 1), 1) << "the child gave up";
+    say(0);
+  });
+  ASSERT_TRUE(owner.wait()) << "the child gave up";
   EXPECT_EQ(query(buffer.get()).users.size(), 2u);
-  ASSERT_EQ(kill(child, SIGKILL), 0);
-  int status = 0;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
+  owner.end();
   EXPECT_TRUE(eventually([&] { return query(buffer.get()).users.empty(); }));
   EXPECT_EQ(placement(buffer.get()), DMABRIDGE_PLACEMENT_DEVICE);
 }

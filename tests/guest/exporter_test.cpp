@@ -17,6 +17,7 @@
 #include <future>
 #include <utility>
 
+#include "support/child.hpp"
 #include "support/fixture.hpp"
 #include "support/silent_fuse.hpp"
 #include "support/toucher.hpp"
@@ -136,25 +137,14 @@ TEST_F(Exporter, DeviceMemoryThatAMoveLeftIsCleared) {
 
 TEST_F(Exporter, DeviceMemoryOfAKilledProcessIsCleared) {
   const std::uint64_t size = 1 * MiB;
-  std::array<int, 2> ends{};
-  ASSERT_EQ(pipe2(ends.data(), O_CLOEXEC), 0);
-  const Fd reader(ends[0]);
-  Fd writer(ends[1]);
-  const pid_t child = fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
+  Child owner([&](const Child::Say& say) {
     const Fd buffer = allocate(size);
     write_pattern(buffer.get(), size);
-    const std::uint64_t offset = first_offset(buffer.get());
-    if (write(writer.get(), &offset, sizeof(offset)) != sizeof(offset)) _exit(1);
-    for (;;) pause();
-  }
-  writer.reset();
-  std::uint64_t offset = 0;
-  EXPECT_EQ(read(reader.get(), &offset, sizeof(offset)), static_cast<ssize_t>(sizeof(offset)))
-      << "the child gave up";
-  ASSERT_EQ(kill(child, SIGKILL), 0);
-  ASSERT_EQ(waitpid(child, nullptr, 0), child);
+    say(first_offset(buffer.get()));
+  });
+  const auto offset = owner.wait();
+  ASSERT_TRUE(offset) << "the child gave up";
+  owner.end();
   ASSERT_TRUE(eventually([] { return first_region().nr_buffers == 0; }));
   const Fd next = allocate(size);
   ASSERT_EQ(first_offset(next.get()), offset) << "it comes by other bytes";

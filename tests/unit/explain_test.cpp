@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "command.hpp"
+#include "command_fixture.hpp"
 #include "dmabridge/error.hpp"
 #include "dmabridge/recording.hpp"
 #include "explanation.hpp"
-#include "fake_surroundings.hpp"
 #include "gpu_server.hpp"
 #include "mock_system_calls.hpp"
 
@@ -29,20 +29,9 @@ using testing::ContainsRegex;
 using testing::HasSubstr;
 using testing::Not;
 
-class explain_test : public testing::Test {
+class explain_test : public command_fixture {
  protected:
-  explain_test() { around_.facts = test::gpu_server(); }
-  ~explain_test() override { std::filesystem::remove(file_); }
-
-  auto run(std::vector<std::string> line) -> int {
-    line.insert(line.begin(), {"dmabridge", "explain"});
-    around_.out_.str("");
-    around_.err_.str("");
-    return command::run(line, around_);
-  }
-  auto out() const -> std::string { return around_.out_.str(); }
-  auto err() const -> std::string { return around_.err_.str(); }
-  auto parsed() const -> nlohmann::json { return nlohmann::json::parse(out()); }
+  explain_test() : command_fixture("explain") {}
 
   // Why the first importer's question has the answer that it has.
   auto status(const std::string& subject) -> std::string {
@@ -52,13 +41,6 @@ class explain_test : public testing::Test {
     }
     return "not asked";
   }
-
-  testing::NiceMock<test::mock_system_calls> calls_;
-  system_calls_override active_{calls_};
-  fake_surroundings around_;
-  const std::string file_ =
-      testing::TempDir() +
-      fmt::format("explain-{}", testing::UnitTest::GetInstance()->current_test_info()->name());
 };
 
 TEST_F(explain_test, drive_below_the_same_switch) {
@@ -197,6 +179,12 @@ TEST_F(explain_test, gpu_whose_bars_could_not_be_read_is_unknown) {
   test::function_of(around_.facts, "0000:05:00.0").bars.clear();
   EXPECT_EQ(run({"card1", "mlx5_0"}), exit_unknown) << out() << err();
   EXPECT_THAT(out(), ContainsRegex("unknown +BAR "));
+}
+
+TEST_F(explain_test, answer_that_nobody_got_is_none) {
+  around_.out_.setstate(std::ios::badbit);
+  EXPECT_EQ(run({"GPU0", "nvme0n1"}), exit_unknown);
+  EXPECT_THAT(err(), HasSubstr("cannot write the report"));
 }
 
 TEST_F(explain_test, json_keys) {

@@ -20,21 +20,24 @@ inline auto at(const char* text) -> pci_address {
 constexpr std::uint16_t acs_off = 0;
 constexpr std::uint16_t acs_redirects = 0x1d;
 
+// A kernel and a CPU of which everything is known.
+inline auto known_facts() -> machine_facts {
+  return {.kernel = "7.2.12+deb13-amd64",
+          .architecture = "x86_64",
+          .cpu_vendor = "GenuineIntel",
+          .cpu_family = 6,
+          .config_p2pdma = true,
+          .hypervisor = "",
+          .memory_encryption = false,
+          .secure_boot = false,
+          .lockdown = "none"};
+}
+
 // Everything about it is known, and nothing speaks against P2P below one bridge. Its host bridge is
 // not on the kernel's list, and its CPU is not AMD's.
 class made_machine {
  public:
-  made_machine() {
-    made.machine = {.kernel = "7.2.12+deb13-amd64",
-                    .architecture = "x86_64",
-                    .cpu_vendor = "GenuineIntel",
-                    .cpu_family = 6,
-                    .config_p2pdma = true,
-                    .hypervisor = "",
-                    .memory_encryption = false,
-                    .secure_boot = false,
-                    .lockdown = "none"};
-  }
+  made_machine() { made.machine = known_facts(); }
 
   auto host_bridge(const char* address, std::uint16_t vendor = 0x8086,
                    std::uint16_t device = 0x29c0) -> made_machine& {

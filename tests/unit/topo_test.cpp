@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "command.hpp"
+#include "command_fixture.hpp"
 #include "dmabridge/error.hpp"
 #include "dmabridge/recording.hpp"
-#include "fake_surroundings.hpp"
 #include "gpu_server.hpp"
 #include "mock_system_calls.hpp"
 
@@ -26,28 +26,11 @@ using testing::ContainsRegex;
 using testing::HasSubstr;
 using testing::Not;
 
-class topo_test : public testing::Test {
+class topo_test : public command_fixture {
  protected:
-  topo_test() { around_.facts = test::gpu_server(); }
-  ~topo_test() override { std::filesystem::remove(file_); }
+  topo_test() : command_fixture("topo") {}
 
-  auto run(std::vector<std::string> line) -> int {
-    line.insert(line.begin(), {"dmabridge", "topo"});
-    around_.out_.str("");
-    around_.err_.str("");
-    return command::run(line, around_);
-  }
-  auto out() const -> std::string { return around_.out_.str(); }
-  auto err() const -> std::string { return around_.err_.str(); }
-  auto parsed() const -> nlohmann::json { return nlohmann::json::parse(out()); }
   void write(const std::string& text) { std::ofstream(file_) << text; }
-
-  testing::NiceMock<test::mock_system_calls> calls_;
-  system_calls_override active_{calls_};
-  fake_surroundings around_;
-  const std::string file_ =
-      testing::TempDir() +
-      fmt::format("topo-{}", testing::UnitTest::GetInstance()->current_test_info()->name());
 };
 
 TEST_F(topo_test, tells_machine_devices_and_both_matrices) {
@@ -60,6 +43,12 @@ TEST_F(topo_test, tells_machine_devices_and_both_matrices) {
   EXPECT_THAT(out(), ContainsRegex("GPU0 +X +yes +yes +no +yes"));
   EXPECT_THAT(out(), HasSubstr("no region of dmabridge: "));
   EXPECT_EQ(err(), "");
+}
+
+TEST_F(topo_test, report_that_nobody_got_is_a_failure) {
+  around_.out_.setstate(std::ios::badbit);
+  EXPECT_EQ(run({}), exit_system);
+  EXPECT_THAT(err(), HasSubstr("cannot write the report"));
 }
 
 TEST_F(topo_test, machine_with_nothing_says_what_was_looked_for) {

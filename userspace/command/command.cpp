@@ -72,10 +72,8 @@ struct dispatcher {
   }
 };
 
-}  // namespace
-
-auto run(const std::vector<std::string>& command_line, surroundings& around) -> int {
-  const telling how(command_line);
+auto carry_out(const std::vector<std::string>& command_line, const telling& how,
+               surroundings& around) -> int {
   try {
     return std::visit(dispatcher{around}, parse(command_line));
   } catch (const error& failure) {
@@ -87,6 +85,18 @@ auto run(const std::vector<std::string>& command_line, surroundings& around) -> 
                          .detail = failure.what()}),
                   how, around);
   }
+}
+
+}  // namespace
+
+auto run(const std::vector<std::string>& command_line, surroundings& around) -> int {
+  const telling how(command_line);
+  const auto status = carry_out(command_line, how, around);
+  // A report that nobody got must not look like one that says all is well.
+  if (around.out().flush()) return status;
+  around.err() << "dmabridge: cannot write the report to the standard output; what it is about was "
+                  "done\n";
+  return how.explains ? static_cast<int>(exit_unknown) : static_cast<int>(exit_system);
 }
 
 }  // namespace dmabridge::command

@@ -61,8 +61,7 @@ void add_consequence(const rdma_device& device, registration_outlook& seen) {
     seen.consequence =
         seen.word.route == route::stolen
             ? "the buffer stays in the RAM behind its region until it is deregistered; if its "
-              "device "
-              "goes away, that memory is in quarantine until then"
+              "device goes away, that memory is in quarantine until then"
             : "the buffer stays in system memory until it is deregistered; its device may go away "
               "meanwhile, and the registered memory stays";
     return;
@@ -74,8 +73,7 @@ void add_consequence(const rdma_device& device, registration_outlook& seen) {
   if (seen.blocks_revoke) {
     seen.consequence = fmt::format(
         "the buffer stays where it is until it is deregistered, and the driver of its device "
-        "cannot "
-        "be unbound before: driver {} does not let itself be stopped",
+        "cannot be unbound before: driver {} does not let itself be stopped",
         device.driver);
   } else if (seen.blocks_moves) {
     seen.consequence =

@@ -117,7 +117,8 @@ constexpr auto table = std::to_array<reason_description>({
     {DMABRIDGE_REASON_ACS_REDIRECT, "acs_redirect",
      "a PCIe bridge sends peer-to-peer traffic up to the root instead of across (ACS redirect)",
      "bridge {device}, ACS control {hex}: {acs}",
-     "boot with pci=disable_acs_redir={bridges} (which also merges the IOMMU groups behind it)",
+     "boot with pci=disable_acs_redir={bridges} (in quotes in GRUB's files, where a semicolon ends "
+     "a command; it also merges the IOMMU groups behind the bridges)",
      true},
     {DMABRIDGE_REASON_HOST_BRIDGE_UNLISTED, "host_bridge_unlisted",
      "the two devices meet in a host bridge that the kernel does not list as forwarding peer to "

@@ -151,26 +151,25 @@ ibv_wc_status Loopback::run(ibv_send_wr& request) {
   return completion.status;
 }
 
-ibv_wc_status Loopback::read(PlainMemory& into, std::uint64_t length, std::uint64_t address,
-                             std::uint32_t rkey) {
-  ibv_sge piece{into.address(), static_cast<std::uint32_t>(length), into.lkey()};
+ibv_wc_status Loopback::move(ibv_wr_opcode way, PlainMemory& here, std::uint64_t length,
+                             std::uint64_t address, std::uint32_t rkey) {
+  ibv_sge piece{here.address(), static_cast<std::uint32_t>(length), here.lkey()};
   ibv_send_wr request{};
-  request.opcode = IBV_WR_RDMA_READ;
+  request.opcode = way;
   request.sg_list = &piece;
   request.num_sge = 1;
   request.wr.rdma = {address, rkey};
   return run(request);
 }
 
+ibv_wc_status Loopback::read(PlainMemory& into, std::uint64_t length, std::uint64_t address,
+                             std::uint32_t rkey) {
+  return move(IBV_WR_RDMA_READ, into, length, address, rkey);
+}
+
 ibv_wc_status Loopback::write(PlainMemory& from, std::uint64_t length, std::uint64_t address,
                               std::uint32_t rkey) {
-  ibv_sge piece{from.address(), static_cast<std::uint32_t>(length), from.lkey()};
-  ibv_send_wr request{};
-  request.opcode = IBV_WR_RDMA_WRITE;
-  request.sg_list = &piece;
-  request.num_sge = 1;
-  request.wr.rdma = {address, rkey};
-  return run(request);
+  return move(IBV_WR_RDMA_WRITE, from, length, address, rkey);
 }
 
 ibv_wc_status Loopback::fetch_add(PlainMemory& into, std::uint64_t address, std::uint32_t rkey,

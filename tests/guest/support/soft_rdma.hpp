@@ -92,6 +92,8 @@ class Loopback {
                           std::uint64_t add);
 
  private:
+  ibv_wc_status move(ibv_wr_opcode way, PlainMemory& here, std::uint64_t length,
+                     std::uint64_t address, std::uint32_t rkey);
   ibv_wc_status run(ibv_send_wr& request);
 
   ibv_cq* completions_;
