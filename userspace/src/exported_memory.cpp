@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: MIT
+#include "dmabridge/exported_memory.hpp"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "dmabridge/error.hpp"
+
+namespace dmabridge {
+
+memory_owner::~memory_owner() = default;
+
+auto memory_owner::pinnable() const noexcept -> std::span<std::byte> {
+  return {};
+}
+
+exported_memory::exported_memory(buffer memory, std::uint64_t offset, std::uint64_t size,
+                                 std::unique_ptr<memory_owner> owner)
+    : owner_(std::move(owner)), memory_(std::move(memory)), offset_(offset), size_(size) {
+  if (size_ == 0 || offset_ > memory_.size() || size_ > memory_.size() - offset_) {
+    throw error({.kind = error_kind::usage,
+                 .attempted = fmt::format("use a range of {} bytes from {} of the memory of {}",
+                                          size_, offset_, owner_->name()),
+                 .detail = fmt::format("the dma-buf has {} bytes", memory_.size())});
+  }
+}
+
+}  // namespace dmabridge
