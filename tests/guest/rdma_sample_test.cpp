@@ -87,28 +87,8 @@ void run(const std::string& command) {
 
 class RdmaSample : public GuestTest {
  protected:
-  static void SetUpTestSuite() {
-    run("modprobe -a rdma_rxe ib_uverbs veth && ip link add server type veth peer name client");
-    int host = 0;
-    for (const char* space : {"server", "client"}) {
-      run(fmt::format(
-          "ip netns add {0} && ip link set {0} netns {0} && "
-          "ip -n {0} address add 10.78.0.{1}/24 dev {0} && ip -n {0} link set {0} up && "
-          "ip netns exec {0} rdma link add rxe_{0} type rxe netdev {0}",
-          space, ++host));
-    }
-    for (const char* space : {"server", "client"}) {
-      const std::string gids = fmt::format("/sys/class/infiniband/rxe_{}/ports/1/gids/1", space);
-      if (!eventually(
-              [&] { return oracle::read_line(gids).find("ffff:0a4e") != std::string::npos; }))
-        throw std::runtime_error(gids + ": no address by IPv4");
-    }
-  }
-  static void TearDownTestSuite() {
-    shell(
-        "rdma link delete rxe_server; rdma link delete rxe_client; ip netns delete server; "
-        "ip netns delete client");
-  }
+  static void SetUpTestSuite() { run("/src/samples/rdma/two-hosts up"); }
+  static void TearDownTestSuite() { run("/src/samples/rdma/two-hosts down"); }
 
   void SetUp() override { make_pattern_file(file_, size, tag); }
   void TearDown() override {

@@ -678,5 +678,33 @@ TEST_F(RdmaDriver, AsMlx5) {
   EXPECT_EQ(nic.attachment.events().mappings, 0U);
 }
 
+// --- dmabridge bench rdma ----------------------------------------------------------------------
+
+TEST_F(Rdma, BenchTellsTheRouteOfWhatItMeasured) {
+  for (const auto kind : {DMABRIDGE_REGION_BAR, DMABRIDGE_REGION_STOLEN}) {
+    const Output output = shell(fmt::format(
+        "dmabridge bench rdma --region {} --size 64K --turns 1 --json", region_of(kind).name));
+    EXPECT_EQ(output.status, 0) << output.text;
+    EXPECT_THAT(output.text, HasSubstr(kind == DMABRIDGE_REGION_BAR ? R"("route": "system")"
+                                                                    : R"("route": "stolen")"));
+    EXPECT_THAT(output.text, HasSubstr(R"("operation": "write")"));
+  }
+}
+
+TEST_F(Rdma, BenchOfWhatIsRefusedSaysWhy) {
+  const Output output =
+      shell(fmt::format("dmabridge bench rdma --region {} --policy require --turns 1 2>&1",
+                        region_of(DMABRIDGE_REGION_BAR).name));
+  EXPECT_EQ(output.status, 2) << output.text;
+  EXPECT_THAT(output.text, HasSubstr("[by_cpu]"));
+}
+
+TEST_F(Rdma, BenchOfADeviceThatIsNotThereNamesThoseThatAre) {
+  const Output output = shell("dmabridge bench rdma --device mlx5_9 2>&1");
+  EXPECT_EQ(output.status, 4) << output.text;
+  EXPECT_THAT(output.text, HasSubstr("there is no mlx5_9"));
+  EXPECT_THAT(output.text, HasSubstr("rxe0"));
+}
+
 }  // namespace
 }  // namespace dmabridge::test

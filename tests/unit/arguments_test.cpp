@@ -43,6 +43,25 @@ TEST(arguments, defaults) {
   EXPECT_TRUE(parsed<info_arguments>({"info"}).buffer.empty());
 }
 
+TEST(arguments, bench_rdma) {
+  const auto plain = parsed<bench_rdma_arguments>({"bench", "rdma"});
+  EXPECT_TRUE(plain.device.empty() && plain.region.empty() && !plain.json);
+  EXPECT_EQ(plain.size, 16U << 20);
+  EXPECT_EQ(plain.turns, 9U);
+  const auto all = parsed<bench_rdma_arguments>({"bench", "rdma", "--json", "--device", "mlx5_0",
+                                                 "--region", "vram0", "--size", "1M", "--policy",
+                                                 "require", "--turns", "3"});
+  EXPECT_TRUE(all.json);
+  EXPECT_EQ(all.device, "mlx5_0");
+  EXPECT_EQ(all.region, "vram0");
+  EXPECT_EQ(all.size, 1U << 20);
+  EXPECT_EQ(all.policy, policy::require);
+  EXPECT_EQ(all.turns, 3U);
+  EXPECT_THAT(refusal({"bench", "rdma", "--turns", "0"}), HasSubstr("from 1 to 1000"));
+  EXPECT_THAT(refusal({"bench", "rdma", "--size"}), HasSubstr("--size needs a value"));
+  refusal({"bench"});
+}
+
 TEST(arguments, all_of_load) {
   const auto load = parsed<load_arguments>(
       {"load", "--json", "--region", "vram0", "--offset", "1M", "--length", "64K", "--at", "4096",

@@ -33,6 +33,7 @@ class mock_system_calls : public system_calls {
     ON_CALL(*this, access).WillByDefault(Return(-ENOENT));
     ON_CALL(*this, stat).WillByDefault(Return(-ENOENT));
     ON_CALL(*this, fstat).WillByDefault(Return(-EBADF));
+    ON_CALL(*this, statx).WillByDefault(Return(-EBADF));
     ON_CALL(*this, mmap).WillByDefault(Return(-ENODEV));
     ON_CALL(*this, pidfd_open).WillByDefault(Return(-ESRCH));
     ON_CALL(*this, pidfd_getfd).WillByDefault(Return(-EBADF));
@@ -49,6 +50,7 @@ class mock_system_calls : public system_calls {
   MOCK_METHOD(int, access, (const char*, int), (override));
   MOCK_METHOD(int, stat, (const char*, struct stat*), (override));
   MOCK_METHOD(int, fstat, (int, struct stat*), (override));
+  MOCK_METHOD(int, statx, (int, unsigned, struct statx&), (override));
   MOCK_METHOD(int, mmap, (std::size_t, int, int, void**), (override));
   MOCK_METHOD(int, munmap, (void*, std::size_t), (override));
   MOCK_METHOD(int, pidfd_open, (pid_t), (override));

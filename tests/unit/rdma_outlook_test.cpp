@@ -5,8 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <functional>
 #include <string>
 
+#include "error_of.hpp"
 #include "rdma_fixture.hpp"
 
 namespace dmabridge {
@@ -49,7 +51,18 @@ auto one_switch(const std::string& driver) -> topology {
 
 class rdma_outlook : public test::rdma_fixture {
  protected:
-  rdma_outlook() { module_.regions.front().move_limit = test::GiB; }
+  // The module is of a time before the question, unless a test says otherwise.
+  rdma_outlook() {
+    module_.regions.front().move_limit = test::GiB;
+    answer_negotiate([](dmabridge_negotiate&) { return -ENOTTY; });
+  }
+
+  void answer_negotiate(std::function<int(dmabridge_negotiate&)> answer) {
+    ON_CALL(module_.calls, ioctl(test::control_fd, DMABRIDGE_IOCTL_NEGOTIATE, testing::_))
+        .WillByDefault([answer](int, unsigned long, void* argument) {
+          return answer(*static_cast<dmabridge_negotiate*>(argument));
+        });
+  }
 
   auto nic(const std::string& driver) const -> rdma_device {
     return {.name = "nic0", .function = at(5), .driver = driver};
@@ -118,6 +131,43 @@ TEST_F(rdma_outlook, mlx5_follows_moves) {
   EXPECT_EQ(seen.word.route, route::p2p_bus);
   EXPECT_FALSE(seen.blocks_moves || seen.blocks_revoke || seen.unknown);
   EXPECT_THAT(seen.consequence, HasSubstr("follows"));
+}
+
+TEST_F(rdma_outlook, kernel_has_the_last_word_on_a_device_whose_driver_attaches) {
+  std::vector<std::uint64_t> asked;
+  answer_negotiate([&](dmabridge_negotiate& question) {
+    asked.push_back(question.device);
+    question.verdict.nr_reasons = 1;
+    question.verdict.reasons[0].code = DMABRIDGE_REASON_DENIED;
+    question.verdict.reasons[0].flags = DMABRIDGE_REASON_BLOCKS_P2P;
+    if (question.policy == DMABRIDGE_POLICY_REQUIRE) return -EOPNOTSUPP;
+    question.verdict.route = DMABRIDGE_ROUTE_SYSTEM;
+    return 0;
+  });
+  EXPECT_EQ(ahead(nic("mlx5_core"), {.length = page}).word.state, verdict_state::confirmed);
+  const auto seen = ahead(nic("mlx5_core"), {.length = page});
+  EXPECT_EQ(seen.word.route, route::system);
+  EXPECT_NE(has(seen.word.reasons, DMABRIDGE_REASON_DENIED), nullptr);
+  EXPECT_THAT(asked, testing::Each(test::nic_function));
+}
+
+TEST_F(rdma_outlook, module_that_does_not_know_the_question_leaves_the_prediction) {
+  const auto seen = ahead(nic("mlx5_core"), {.length = page});
+  EXPECT_EQ(seen.word.state, verdict_state::predicted);
+  EXPECT_EQ(seen.word.route, route::p2p_bus);
+}
+
+TEST_F(rdma_outlook, question_that_fails_is_no_prediction) {
+  answer_negotiate([](dmabridge_negotiate&) { return -ENOMEM; });
+  EXPECT_EQ(test::error_of([&] { ahead(nic("mlx5_core"), {.length = page}); }).code(), ENOMEM);
+}
+
+TEST_F(rdma_outlook, device_whose_driver_does_not_attach_is_not_asked_about) {
+  answer_negotiate([](dmabridge_negotiate&) -> int {
+    ADD_FAILURE() << "asked";
+    return -EIO;
+  });
+  EXPECT_EQ(ahead(rxe_, {.length = page}).word.state, verdict_state::predicted);
 }
 
 TEST_F(rdma_outlook, irdma_pins_and_can_be_stopped) {

@@ -29,6 +29,10 @@ constexpr auto save_examples =
     "  dmabridge save out.bin --buffer pid:4711:5     a buffer that process 4711 has as fd 5\n"
     "  dmabridge save out.bin --buffer fd:3 --length 1000000\n"
     "  dmabridge save /dev/nvme0n1 --buffer fd:3 --offset 1M --force\n";
+constexpr auto bench_rdma_examples =
+    "Examples:\n"
+    "  dmabridge bench rdma\n"
+    "  dmabridge bench rdma --device mlx5_0 --region vram0 --policy require --size 256M\n";
 constexpr auto info_examples =
     "Examples:\n"
     "  dmabridge info                                 all regions\n"
@@ -89,16 +93,25 @@ void add_size(CLI::App& app, const std::string& name, Target& target, const std:
       ->type_name("SIZE");
 }
 
-auto depth_of(const std::string& text) -> unsigned {
-  constexpr unsigned most = 4096;
-  unsigned depth = 0;
+// A whole number from 1 to `most`.
+auto count_of(const std::string& name, const std::string& text, unsigned most) -> unsigned {
+  unsigned count = 0;
   const auto* end = text.data() + text.size();
-  const auto [rest, ec] = std::from_chars(text.data(), end, depth);
-  if (ec != std::errc{} || rest != end || depth == 0 || depth > most) {
-    throw CLI::ValidationError("--depth",
+  const auto [rest, ec] = std::from_chars(text.data(), end, count);
+  if (ec != std::errc{} || rest != end || count == 0 || count > most) {
+    throw CLI::ValidationError(name,
                                fmt::format("\"{}\" is no whole number from 1 to {}", text, most));
   }
-  return depth;
+  return count;
+}
+
+void add_count(CLI::App& app, const std::string& name, unsigned& target, unsigned most,
+               const std::string& help) {
+  app.add_option_function<std::string>(
+         name,
+         [&target, name, most](const std::string& text) { target = count_of(name, text, most); },
+         help)
+      ->type_name("N");
 }
 
 void add_policy(CLI::App& app, policy& into) {
@@ -122,10 +135,7 @@ void add_transfer(CLI::App& app, transfer_arguments& into) {
   add_size(app, "--length", into.length, "how many bytes (default: all)");
   add_size(app, "--at", into.at, "where to begin in the buffer (default 0)");
   add_policy(app, into.policy);
-  app.add_option_function<std::string>(
-         "--depth", [&into](const std::string& text) { into.depth = depth_of(text); },
-         "commands in flight, 1 to 4096 (default 16)")
-      ->type_name("N");
+  add_count(app, "--depth", into.depth, 4096, "commands in flight, 1 to 4096 (default 16)");
   app.add_option_function<std::string>(
          "--block-size",
          [&into](const std::string& text) {
@@ -143,8 +153,9 @@ void add_transfer(CLI::App& app, transfer_arguments& into) {
 auto missing_value(const CLI::App& app, const CLI::ArgumentMismatch& stop) -> std::string {
   const std::string said = stop.what();
   const auto name = said.substr(0, said.find(':'));
-  for (const auto* subcommand : app.get_subcommands()) {
-    const auto* option = subcommand->get_option_no_throw(name);
+  for (const auto* chosen = &app; !chosen->get_subcommands().empty();) {
+    chosen = chosen->get_subcommands().front();
+    const auto* option = chosen->get_option_no_throw(name);
     if (option == nullptr) continue;
     auto meaning = option->get_description();
     std::ranges::replace(meaning, '\n', ' ');
@@ -180,8 +191,28 @@ auto parse(const std::vector<std::string>& command_line) -> arguments {
   app.set_version_flag("--version", "dmabridge " DMABRIDGE_VERSION, "show the version");
   app.require_subcommand(0, 1);
   app.footer(
-      "Manual pages: dmabridge(1), dmabridge-explain(1), dmabridge-info(1), dmabridge-load(1),\n"
-      "dmabridge-save(1), dmabridge-topo(1)");
+      "Manual pages: dmabridge(1), dmabridge-bench(1), dmabridge-explain(1), dmabridge-info(1),\n"
+      "dmabridge-load(1), dmabridge-save(1), dmabridge-topo(1)");
+
+  auto* bench_app =
+      app.add_subcommand("bench", "measure what buffers cost, beside ordinary memory");
+  bench_app->require_subcommand(1);
+  bench_rdma_arguments bench_rdma;
+  auto* bench_rdma_app = bench_app->add_subcommand(
+      "rdma", "registrations, bandwidth and latency, between a device and itself");
+  bench_rdma_app->add_flag("--json", bench_rdma.json, "print one JSON object");
+  bench_rdma_app->add_option("--device", bench_rdma.device, "RDMA device (default: the only one)")
+      ->type_name("DEVICE");
+  bench_rdma_app
+      ->add_option("--region", bench_rdma.region,
+                   "allocate there: name, node or PCI address (default: the only one)")
+      ->type_name("REGION");
+  add_size(*bench_rdma_app, "--size", bench_rdma.size, "of the buffer (default 16M)");
+  add_policy(*bench_rdma_app, bench_rdma.policy);
+  add_count(*bench_rdma_app, "--turns", bench_rdma.turns, 1000,
+            "of which the median is shown, 1 to 1000 (default 9)");
+  bench_rdma_app->usage("Usage: dmabridge bench rdma [OPTION]...");
+  bench_rdma_app->footer(bench_rdma_examples);
 
   explain_arguments explain;
   auto* explain_app = app.add_subcommand(
@@ -272,7 +303,7 @@ auto parse(const std::vector<std::string>& command_line) -> arguments {
     app.parse(reversed);
     if (app.get_subcommands().empty()) {
       throw CLI::ValidationError("subcommand",
-                                 "one of explain, info, load, save and topo is needed");
+                                 "one of bench, explain, info, load, save and topo is needed");
     }
     if (successor) {
       if (successor->empty()) throw CLI::ValidationError("--", "needs a COMMAND after it");
@@ -287,6 +318,7 @@ auto parse(const std::vector<std::string>& command_line) -> arguments {
     const auto is_error = app.exit(stop, out, err) != 0;
     return message{.text = is_error ? stop.what() : out.str(), .is_error = is_error};
   }
+  if (*bench_rdma_app) return bench_rdma;
   if (*explain_app) return explain;
   if (*info_app) return info;
   if (*load_app) return load;

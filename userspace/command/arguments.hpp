@@ -12,6 +12,15 @@
 
 namespace dmabridge::command {
 
+struct bench_rdma_arguments {
+  bool json = false;
+  std::string device;  // empty: the only one
+  std::string region;  // empty: the only one
+  std::uint64_t size = 16 * 1024 * 1024;
+  dmabridge::policy policy = dmabridge::policy::prefer;
+  unsigned turns = 9;
+};
+
 struct explain_arguments {
   bool json = false;
   std::string memory;
@@ -66,8 +75,8 @@ struct message {
   bool is_error = false;
 };
 
-using arguments = std::variant<explain_arguments, info_arguments, load_arguments, save_arguments,
-                               topo_arguments, message>;
+using arguments = std::variant<bench_rdma_arguments, explain_arguments, info_arguments,
+                               load_arguments, save_arguments, topo_arguments, message>;
 
 // `command_line` begins with the program's name.
 auto parse(const std::vector<std::string>& command_line) -> arguments;

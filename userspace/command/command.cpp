@@ -55,6 +55,9 @@ auto report(const error& failure, const telling& how, surroundings& around) -> i
 struct dispatcher {
   surroundings& around;
 
+  auto operator()(const bench_rdma_arguments& wanted) const -> int {
+    return bench_rdma(wanted, around);
+  }
   auto operator()(const explain_arguments& wanted) const -> int { return explain(wanted, around); }
   auto operator()(const info_arguments& wanted) const -> int { return info(wanted, around); }
   auto operator()(const load_arguments& wanted) const -> int { return load(wanted, around); }

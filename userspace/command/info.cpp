@@ -171,7 +171,7 @@ auto look_at(const control& module, held_buffer held) -> seen_buffer {
 }
 
 auto inode_of(const buffer& memory) -> std::optional<std::uint64_t> {
-  struct stat found {};
+  struct stat found{};
   if (::fstat(memory.descriptor(), &found) != 0) return {};
   return found.st_ino;
 }

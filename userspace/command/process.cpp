@@ -32,7 +32,7 @@ auto columns_of(int terminal) -> std::optional<unsigned> {
 
 process::process() {
   // No SA_RESTART: a wait for completions returns, and the transfer looks at the flag.
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = note_signal;
   ::sigaction(SIGINT, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);

@@ -7,6 +7,7 @@
 
 namespace dmabridge::command {
 
+auto bench_rdma(const bench_rdma_arguments& wanted, surroundings& around) -> int;
 auto explain(const explain_arguments& wanted, surroundings& around) -> int;
 auto info(const info_arguments& wanted, surroundings& around) -> int;
 auto load(const load_arguments& wanted, surroundings& around) -> int;

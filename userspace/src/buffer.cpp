@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/dma-buf.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -17,13 +16,11 @@
 
 #include "buffer_life.hpp"
 #include "dmabridge/error.hpp"
+#include "dmabuf_sync.hpp"
 #include "system_calls.hpp"
 
 namespace dmabridge {
 namespace {
-
-static_assert(static_cast<unsigned>(cpu_access::read) == DMA_BUF_SYNC_READ);
-static_assert(static_cast<unsigned>(cpu_access::write) == DMA_BUF_SYNC_WRITE);
 
 auto protection_of(cpu_access access) -> int {
   switch (access) {
@@ -84,25 +81,11 @@ mapping::~mapping() {
   if (!bytes_.empty()) sys().munmap(bytes_.data(), bytes_.size());
 }
 
-void mapping::sync(cpu_access access, std::uint64_t flags, const char* what) const {
-  dma_buf_sync argument{.flags = static_cast<std::uint64_t>(access) | flags};
-  int result = 0;
-  // The kernel's documentation asks for this loop.
-  do {
-    result = sys().ioctl(fd_.get(), DMA_BUF_IOCTL_SYNC, &argument);
-  } while (result == -EINTR || result == -EAGAIN);
-  if (result < 0) {
-    throw error({.kind = error_kind::io,
-                 .attempted = fmt::format("{} CPU access to the buffer", what),
-                 .code = -result});
-  }
-}
-
 void mapping::begin(cpu_access access) const {
-  sync(access, DMA_BUF_SYNC_START, "begin");
+  begin_cpu_access(fd_.get(), access);
 }
 void mapping::end(cpu_access access) const {
-  sync(access, DMA_BUF_SYNC_END, "end");
+  end_cpu_access(fd_.get(), access);
 }
 
 cpu_access_bracket::~cpu_access_bracket() {

@@ -16,20 +16,18 @@ struct native_ring::state {
 
 namespace {
 
-class io_uring_command_ring final : public command_ring {
+// What does not depend on how a command becomes an SQE.
+class io_uring_ring : public command_ring {
  public:
-  io_uring_command_ring(io_uring& ring, const binding& between, direction way)
-      : ring_(ring), between_(between), way_(way) {}
+  explicit io_uring_ring(io_uring& ring) : ring_(ring) {}
 
   void queue(const command& what) override {
     auto* sqe = io_uring_get_sqe(&ring_);
-    if (way_ == direction::read) {
-      between_.prepare_read(*sqe, what.file_offset, what.buffer_offset, what.length);
-    } else {
-      between_.prepare_write(*sqe, what.file_offset, what.buffer_offset, what.length);
-    }
+    prepare(*sqe, what);
     io_uring_sqe_set_data64(sqe, what.tag);
   }
+
+  void submit() override { io_uring_submit(&ring_); }
 
   auto submit_and_wait(std::span<completion> done) -> int override {
     if (const auto result = io_uring_submit_and_wait(&ring_, 1); result < 0) return result;
@@ -43,9 +41,48 @@ class io_uring_command_ring final : public command_ring {
     return static_cast<int>(count);
   }
 
+ protected:
+  virtual void prepare(io_uring_sqe& sqe, const command& what) const = 0;
+
  private:
   io_uring& ring_;
+};
+
+class binding_ring final : public io_uring_ring {
+ public:
+  binding_ring(io_uring& ring, const binding& between, direction way)
+      : io_uring_ring(ring), between_(between), way_(way) {}
+
+ private:
+  void prepare(io_uring_sqe& sqe, const command& what) const override {
+    if (way_ == direction::read) {
+      between_.prepare_read(sqe, what.file_offset, what.buffer_offset, what.length);
+    } else {
+      between_.prepare_write(sqe, what.file_offset, what.buffer_offset, what.length);
+    }
+  }
+
   const binding& between_;
+  direction way_;
+};
+
+class memory_ring final : public io_uring_ring {
+ public:
+  memory_ring(io_uring& ring, int target, std::span<std::byte> memory, direction way)
+      : io_uring_ring(ring), target_(target), memory_(memory), way_(way) {}
+
+ private:
+  void prepare(io_uring_sqe& sqe, const command& what) const override {
+    const auto bytes = memory_.subspan(what.buffer_offset, what.length);
+    if (way_ == direction::read) {
+      io_uring_prep_read(&sqe, target_, bytes.data(), what.length, what.file_offset);
+    } else {
+      io_uring_prep_write(&sqe, target_, bytes.data(), what.length, what.file_offset);
+    }
+  }
+
+  int target_;
+  std::span<std::byte> memory_;
   direction way_;
 };
 
@@ -85,7 +122,12 @@ native_ring::~native_ring() {
 }
 
 auto native_ring::carry(const binding& between, direction way) -> std::unique_ptr<command_ring> {
-  return std::make_unique<io_uring_command_ring>(state_->ring, between, way);
+  return std::make_unique<binding_ring>(state_->ring, between, way);
+}
+
+auto native_ring::carry(int target, std::span<std::byte> memory, direction way)
+    -> std::unique_ptr<command_ring> {
+  return std::make_unique<memory_ring>(state_->ring, target, memory, way);
 }
 
 }  // namespace dmabridge

@@ -2,6 +2,7 @@
 // The io_uring that carries a transfer's commands, so that tests can be one.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -29,12 +30,15 @@ class command_ring {
   // There is always room for as many commands as the ring was made for.
   virtual void queue(const command& what) = 0;
 
+  // Begins with what is queued, and waits for nothing. If that fails, submit_and_wait() will, too.
+  virtual void submit() = 0;
+
   // Submits what is queued and waits until one command at least is complete. Returns how many
   // completions it put at the front of `done`, or -errno; after -EINTR it may be called again.
   virtual auto submit_and_wait(std::span<completion> done) -> int = 0;
 };
 
-// The memory of a ring and its io_uring, to be used with one binding after another.
+// The memory of a ring and its io_uring, to be used with one target after another.
 class native_ring {
  public:
   // Throws dmabridge::error.
@@ -45,6 +49,10 @@ class native_ring {
 
   // Commands between `between` and its buffer; both must outlive what comes back.
   auto carry(const binding& between, direction way) -> std::unique_ptr<command_ring>;
+  // Ordinary reads and writes between an open file and memory, in which buffer offsets count; both
+  // must outlive what comes back.
+  auto carry(int target, std::span<std::byte> memory, direction way)
+      -> std::unique_ptr<command_ring>;
 
  private:
   struct state;

@@ -4,10 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 
 #include "attach_manner.hpp"
+#include "dmabridge/confirm.hpp"
 #include "dmabridge/error.hpp"
 #include "dmabridge/plan.hpp"
 
@@ -41,10 +41,27 @@ void look_at_foreign(const rdma_device& device, const buffer& memory,
   }
 }
 
-void look_at_ours(const topology& machine, const rdma_device& device, const known_buffer& known,
-                  policy wanted, registration_outlook& seen) {
-  const std::array importers{importer_of(machine, device, wanted)};
-  const auto joint = negotiate(machine, facts_of(known.info, *known.region), importers);
+// The kernel's word where it can give one: of a device whose driver attaches. A module that does
+// not know the question leaves us with what can be predicted.
+auto plan_for(const topology& machine, const rdma_device& device, const control& module,
+              const buffer& memory, const known_buffer& known, const importer_facts& importer)
+    -> plan {
+  const auto facts = facts_of(known.info, *known.region);
+  if (device.has_dmabuf_mr()) {
+    try {
+      return confirm(module, *known.region, &memory, machine, facts, {&importer, 1}).joint;
+    } catch (const error& failure) {
+      if (failure.code() != ENOTTY) throw;
+    }
+  }
+  return negotiate(machine, facts, {&importer, 1});
+}
+
+void look_at_ours(const topology& machine, const rdma_device& device, const control& module,
+                  const buffer& memory, const known_buffer& known, policy wanted,
+                  registration_outlook& seen) {
+  const auto importer = importer_of(machine, device, wanted);
+  const auto joint = plan_for(machine, device, module, memory, known, importer);
   const auto& planned = joint.importers.front();
   seen.word = planned.word;
   seen.unknown = planned.unknown;
@@ -113,7 +130,7 @@ auto look_ahead(const topology& machine, const rdma_device& device, const contro
     seen.word.policy = combine(known->info.policy, wanted.policy);
     seen.word.reasons.push_back({.code = DMABRIDGE_REASON_REVOKED, .blocks_p2p = true});
   } else {
-    look_at_ours(machine, device, *known, wanted.policy, seen);
+    look_at_ours(machine, device, *module, memory, *known, wanted.policy, seen);
   }
   add_consequence(device, seen);
   return seen;

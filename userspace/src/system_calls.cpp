@@ -60,6 +60,9 @@ class native_system_calls final : public system_calls {
   auto fstat(int descriptor, struct stat* result) -> int override {
     return or_errno(::fstat(descriptor, result));
   }
+  auto statx(int descriptor, unsigned mask, struct statx& result) -> int override {
+    return or_errno(::statx(descriptor, "", AT_EMPTY_PATH, mask, &result));
+  }
   auto mmap(std::size_t length, int protection, int descriptor, void** result) -> int override {
     *result = ::mmap(nullptr, length, protection, MAP_SHARED, descriptor, 0);
     return *result == MAP_FAILED ? -errno : 0;

@@ -28,6 +28,7 @@ class system_calls {
   virtual auto access(const char* path, int mode) -> int = 0;
   virtual auto stat(const char* path, struct stat* result) -> int = 0;
   virtual auto fstat(int descriptor, struct stat* result) -> int = 0;
+  virtual auto statx(int descriptor, unsigned mask, struct statx& result) -> int = 0;
   virtual auto mmap(std::size_t length, int protection, int descriptor, void** result) -> int = 0;
   virtual auto munmap(void* address, std::size_t length) -> int = 0;
   virtual auto pidfd_open(pid_t pid) -> int = 0;

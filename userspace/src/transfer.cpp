@@ -8,9 +8,11 @@
 #include <chrono>
 #include <utility>
 
+#include "bounce_ring.hpp"
 #include "command_ring.hpp"
 #include "dmabridge/error.hpp"
 #include "dmabridge/size.hpp"
+#include "dmabuf_sync.hpp"
 #include "transfer_run.hpp"
 
 namespace dmabridge {
@@ -228,25 +230,68 @@ struct transfer_engine::state {
   native_ring ring;
   transfer_slots slots;
 
+  void check_usable() const;
+  auto timed(command_ring& carrier, direction way, const transfer_range& range, std::uint32_t align,
+             std::uint32_t block) -> transfer_result;
   auto move(const binding& between, direction way, const transfer_range& range) -> transfer_result;
+  auto move_pinned(int target, const exported_memory& memory, direction way,
+                   const transfer_range& range, const binding_info& limits) -> transfer_result;
+  auto bounce(int target, const exported_memory& memory, direction way, const transfer_range& range,
+              const binding_info& limits) -> transfer_result;
 };
 
-auto transfer_engine::state::move(const binding& between, direction way,
-                                  const transfer_range& range) -> transfer_result {
+void transfer_engine::state::check_usable() const {
   if (slots.free.size() != slots.slots.size()) {
     misuse("the io_uring of this engine failed in an earlier transfer", "make a new engine");
   }
+}
+
+auto transfer_engine::state::timed(command_ring& carrier, direction way,
+                                   const transfer_range& range, std::uint32_t align,
+                                   std::uint32_t block) -> transfer_result {
+  const auto start = std::chrono::steady_clock::now();
+  auto result = run_transfer(carrier, slots, way, range, align, block, options);
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return result;
+}
+
+auto transfer_engine::state::move(const binding& between, direction way,
+                                  const transfer_range& range) -> transfer_result {
+  check_usable();
   const auto before = between.info();
   const auto block = check_transfer(before, range, options);
   const auto carrier = ring.carry(between, way);
-  const auto start = std::chrono::steady_clock::now();
-  auto result = run_transfer(*carrier, slots, way, range, before.offset_align, block, options);
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  auto result = timed(*carrier, way, range, before.offset_align, block);
   const auto after = between.info();
   for (std::size_t i = 0; i < result.routes.size(); ++i) {
     result.routes[i] = {.commands = after.routes[i].commands - before.routes[i].commands,
                         .bytes = after.routes[i].bytes - before.routes[i].bytes};
   }
+  return result;
+}
+
+// The CPU's access as far as the dma-buf is concerned: it waits for fences, and they for nothing.
+auto transfer_engine::state::move_pinned(int target, const exported_memory& memory, direction way,
+                                         const transfer_range& range, const binding_info& limits)
+    -> transfer_result {
+  const auto block = check_transfer(limits, range, options);
+  const auto carrier = ring.carry(target, memory.owner().pinnable(), way);
+  const auto access = way == direction::read ? cpu_access::write : cpu_access::read;
+  begin_cpu_access(memory.memory().descriptor(), access);
+  auto result = timed(*carrier, way, range, limits.offset_align, block);
+  end_cpu_access(memory.memory().descriptor(), access);
+  return result;
+}
+
+auto transfer_engine::state::bounce(int target, const exported_memory& memory, direction way,
+                                    const transfer_range& range, const binding_info& limits)
+    -> transfer_result {
+  const auto block = check_transfer(limits, range, options);
+  const staging_memory staging(std::uint64_t{options.queue_depth} * block);
+  const auto io = ring.carry(target, staging.bytes(), way);
+  bounce_ring carrier(*io, staging.bytes(), memory.owner(), way, options.queue_depth, block);
+  auto result = timed(carrier, way, range, limits.offset_align, block);
+  carrier.rethrow();
   return result;
 }
 
@@ -270,6 +315,36 @@ auto transfer_engine::load(const binding& between, const transfer_range& range) 
 
 auto transfer_engine::save(const binding& between, const transfer_range& range) -> transfer_result {
   return state_->move(between, direction::write, range);
+}
+
+auto transfer_engine::load(const block_attachment& between, const transfer_range& range)
+    -> transfer_result {
+  return move(between, direction::read, range);
+}
+
+auto transfer_engine::save(const block_attachment& between, const transfer_range& range)
+    -> transfer_result {
+  return move(between, direction::write, range);
+}
+
+auto transfer_engine::move(const block_attachment& between, direction way,
+                           const transfer_range& range) -> transfer_result {
+  state_->check_usable();
+  const auto& memory = *between.memory_;
+  const auto limits = between.info();
+  if (between.binding_) {
+    check_transfer(limits, range, state_->options);
+    auto in_buffer = range;
+    in_buffer.buffer_offset += memory.offset();
+    return state_->move(*between.binding_, way, in_buffer);
+  }
+  const auto pinned = between.method() == block_method::pinned_mapping;
+  const auto target = between.target_.get();
+  auto result = pinned ? state_->move_pinned(target, memory, way, range, limits)
+                       : state_->bounce(target, memory, way, range, limits);
+  result.routes[static_cast<std::size_t>(between.verdict().route)] = {.commands = result.commands,
+                                                                      .bytes = result.bytes};
+  return result;
 }
 
 }  // namespace dmabridge

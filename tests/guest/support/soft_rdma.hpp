@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: MIT
 //
-// An RDMA device in software (rxe), and what a program does with it: a protection domain, ordinary
-// memory, and two queue pairs that are connected with each other.
+// An RDMA device in software (rxe), and what a program does with it.
 #pragma once
 
 #include <infiniband/verbs.h>
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <string>
 #include <vector>
+
+#include "rdma_loopback.hpp"
 
 namespace dmabridge::test {
 
 // Over a network device of its own, which leads nowhere but to itself.
 class SoftRdma {
  public:
-  // Throws std::runtime_error.
+  // Waits until it can be used. Throws std::runtime_error.
   explicit SoftRdma(const std::string& name);
   ~SoftRdma();
   SoftRdma(const SoftRdma&) = delete;
@@ -34,29 +34,7 @@ class SoftRdma {
   bool there_ = false;
 };
 
-// An RDMA device that this process has opened. Throws std::runtime_error.
-class OpenRdma {
- public:
-  explicit OpenRdma(const std::string& name);
-
-  ibv_context* context() const { return context_.get(); }
-  ibv_pd* domain() const { return domain_.get(); }
-  // The port's address by IPv4, and its index.
-  ibv_gid gid() const { return gid_; }
-  std::uint8_t gid_index() const { return gid_index_; }
-
- private:
-  bool find_gid();
-
-  template <auto Close>
-  struct Closer {
-    void operator()(auto* object) const { Close(object); }
-  };
-  std::unique_ptr<ibv_context, Closer<ibv_close_device>> context_;
-  std::unique_ptr<ibv_pd, Closer<ibv_dealloc_pd>> domain_;
-  ibv_gid gid_{};
-  std::uint8_t gid_index_ = 0;
-};
+using OpenRdma = command::open_rdma_device;
 
 // Ordinary memory that peers may do anything with.
 class PlainMemory {
@@ -75,13 +53,10 @@ class PlainMemory {
   ibv_mr* region_;
 };
 
-// RC, both ends in this process. After an operation that failed it is of no more use.
+// After an operation that failed it is of no more use.
 class Loopback {
  public:
-  explicit Loopback(const OpenRdma& device);
-  ~Loopback();
-  Loopback(const Loopback&) = delete;
-  Loopback& operator=(const Loopback&) = delete;
+  explicit Loopback(const OpenRdma& device) : connection_(device) {}
 
   // What a peer with that memory does to `address`. Give what the completion says.
   ibv_wc_status read(PlainMemory& into, std::uint64_t length, std::uint64_t address,
@@ -96,8 +71,7 @@ class Loopback {
                      std::uint64_t address, std::uint32_t rkey);
   ibv_wc_status run(ibv_send_wr& request);
 
-  ibv_cq* completions_;
-  ibv_qp* ends_[2];
+  command::rdma_loopback connection_;
 };
 
 }  // namespace dmabridge::test

@@ -39,7 +39,6 @@ class DMABRIDGE_API mapping {
  private:
   friend class buffer;
   mapping(fd descriptor, std::span<std::byte> bytes) noexcept;
-  void sync(cpu_access access, std::uint64_t flags, const char* what) const;
 
   fd fd_;  // an own one, so that the mapping may outlive the buffer object
   std::span<std::byte> bytes_;

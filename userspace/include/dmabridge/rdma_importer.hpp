@@ -44,8 +44,11 @@ class DMABRIDGE_API rdma_importer {
   // Its driver touches memory by the CPU.
   auto by_cpu() const noexcept -> bool;
 
-  // Plans by what there is to know about this machine (plan.hpp), registers nothing and moves
-  // nothing. Throws dmabridge::error: of kind usage for a request that makes no sense.
+  // What register_memory() would give. Of a device whose driver attaches to dma-bufs the kernel is
+  // asked (confirm.hpp), and the verdict is confirmed; else, and if the module is too old for the
+  // question, it is predicted from what there is to know about this machine (plan.hpp). Registers
+  // nothing and moves nothing. Throws dmabridge::error: of kind usage for a request that makes no
+  // sense.
   auto outlook(const buffer& memory, const registration_request& wanted) const
       -> registration_outlook;
 

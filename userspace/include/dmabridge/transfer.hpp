@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Moves whole ranges through a binding, many commands at a time.
+// Moves whole ranges between a target and memory, many commands at a time.
 #pragma once
 
 #include <atomic>
@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "dmabridge/api.hpp"
+#include "dmabridge/block_attachment.hpp"
 #include "dmabridge/block_importer.hpp"
 
 namespace dmabridge {
@@ -55,7 +56,16 @@ class DMABRIDGE_API transfer_engine {
   // From the buffer to the target.
   auto save(const binding& between, const transfer_range& range) -> transfer_result;
 
+  // The same by whatever way the attachment has. Routes are then what this engine moved itself,
+  // unless it is a binding. Throw besides what the memory's owner throws when it copies; some bytes
+  // have moved then.
+  auto load(const block_attachment& between, const transfer_range& range) -> transfer_result;
+  auto save(const block_attachment& between, const transfer_range& range) -> transfer_result;
+
  private:
+  auto move(const block_attachment& between, direction way, const transfer_range& range)
+      -> transfer_result;
+
   struct state;
   std::unique_ptr<state> state_;
 };
