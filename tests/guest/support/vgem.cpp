@@ -100,16 +100,23 @@ void Vgem::signal_fence(std::uint32_t fence) {
   check(call(fd_.get(), DRM_IOCTL_VGEM_FENCE_SIGNAL, &argument), "DRM_IOCTL_VGEM_FENCE_SIGNAL");
 }
 
-void copy_fences(int from, int to) {
+Fd fences_of(int dma_buf) {
   dma_buf_export_sync_file exported{};
   exported.flags = DMA_BUF_SYNC_RW;
   exported.fd = -1;
-  check(call(from, DMA_BUF_IOCTL_EXPORT_SYNC_FILE, &exported), "DMA_BUF_IOCTL_EXPORT_SYNC_FILE");
-  const Fd file(exported.fd);
+  check(call(dma_buf, DMA_BUF_IOCTL_EXPORT_SYNC_FILE, &exported), "DMA_BUF_IOCTL_EXPORT_SYNC_FILE");
+  return Fd(exported.fd);
+}
+
+void put_fence(int sync_file, int dma_buf) {
   dma_buf_import_sync_file imported{};
   imported.flags = DMA_BUF_SYNC_WRITE;
-  imported.fd = file.get();
-  check(call(to, DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &imported), "DMA_BUF_IOCTL_IMPORT_SYNC_FILE");
+  imported.fd = sync_file;
+  check(call(dma_buf, DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &imported), "DMA_BUF_IOCTL_IMPORT_SYNC_FILE");
+}
+
+void copy_fences(int from, int to) {
+  put_fence(fences_of(from).get(), to);
 }
 
 }  // namespace dmabridge::test

@@ -31,6 +31,12 @@ class Vgem {
   Fd fd_;
 };
 
+// A sync file that is signalled when all fences of a dma-buf are.
+Fd fences_of(int dma_buf);
+
+// Puts a sync file's fence on a dma-buf, as that of a writer.
+void put_fence(int sync_file, int dma_buf);
+
 // Puts the fences of one dma-buf on another, as those of writers.
 void copy_fences(int from, int to);
 
