@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <system_error>
 #include <vector>
 
@@ -21,6 +22,7 @@
 #include "support/drives.hpp"
 #include "support/fixture.hpp"
 #include "support/pci_driver.hpp"
+#include "support/vfio_device.hpp"
 
 namespace dmabridge::test::conformance {
 namespace {
@@ -75,7 +77,7 @@ class VfioPci : public Exporter {
           "no IOMMU translates for " + function_ +
           ", and vfio-pci lends no function without (Debian's kernel is built without "
           "VFIO_NOIOMMU); boot with one, as tests/vm --topology two-ports-iommu does");
-    group_ = "/dev/vfio/" + fs::read_symlink(group).filename().string();
+    group_ = vfio_group(function_);
     bar_ = largest_bar(function_);
     if (bar_.size == 0) throw Unavailable(function_ + " has no memory BAR");
     size_ = std::min(wish.size, bar_.size);
@@ -99,7 +101,7 @@ class VfioPci : public Exporter {
   std::string name() const override { return "vfio-pci"; }
 
   Fd make() override {
-    if (!device_) open_device();
+    if (!device_) device_.emplace(function_);
     const std::size_t length = sizeof(vfio_device_feature) + sizeof(vfio_device_feature_dma_buf) +
                                sizeof(vfio_region_dma_range);
     // Of 8-byte words, as the structures want it.
@@ -112,34 +114,24 @@ class VfioPci : public Exporter {
     argument->open_flags = O_RDWR | O_CLOEXEC;
     argument->nr_ranges = 1;
     argument->dma_ranges[0] = {0, size_};
-    Fd buffer(ioctl(device_.get(), VFIO_DEVICE_FEATURE, feature));
+    Fd buffer(ioctl(device_->get(), VFIO_DEVICE_FEATURE, feature));
     if (!buffer) fail("VFIO_DEVICE_FEATURE_DMA_BUF");
     return buffer;
   }
 
   // By switching off the function's memory. Closing the device undoes that.
   bool can_revoke() const override { return true; }
-  int revoke() override {
-    vfio_region_info config{};
-    config.argsz = sizeof(config);
-    config.index = VFIO_PCI_CONFIG_REGION_INDEX;
-    std::uint16_t command = 0;
-    if (ioctl(device_.get(), VFIO_DEVICE_GET_REGION_INFO, &config) != 0) return -errno;
-    const auto at = static_cast<off_t>(config.offset) + PCI_COMMAND;
-    if (pread(device_.get(), &command, sizeof(command), at) != sizeof(command)) return -errno;
-    command &= static_cast<std::uint16_t>(~PCI_COMMAND_MEMORY);
-    return pwrite(device_.get(), &command, sizeof(command), at) == sizeof(command) ? 0 : -errno;
-  }
+  int revoke() override { return device_->enable_memory(false); }
 
  private:
   // Once, so that what is missing is told once. Empty: all is there.
   std::string try_out() {
     try {
       make();
-      close_device();
+      device_.reset();
       return "";
     } catch (const std::system_error& error) {
-      close_device();
+      device_.reset();
       std::string reason = error.what();
       if (error.code().value() == EPERM)
         reason +=
@@ -150,28 +142,11 @@ class VfioPci : public Exporter {
   }
 
   void give_back() {
-    close_device();
+    device_.reset();
     if (driver_.empty())
       unbind_function(function_);
     else
       bind_function(function_, driver_);
-  }
-
-  void close_device() {
-    device_.reset();
-    group_fd_.reset();
-    container_.reset();
-  }
-
-  void open_device() {
-    container_ = open_file("/dev/vfio/vfio", O_RDWR);
-    group_fd_ = open_file(group_, O_RDWR);
-    int container = container_.get();
-    if (ioctl(group_fd_.get(), VFIO_GROUP_SET_CONTAINER, &container) != 0)
-      fail("VFIO_GROUP_SET_CONTAINER");
-    if (ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU) != 0) fail("VFIO_SET_IOMMU");
-    device_ = Fd(ioctl(group_fd_.get(), VFIO_GROUP_GET_DEVICE_FD, function_.c_str()));
-    if (!device_) fail("VFIO_GROUP_GET_DEVICE_FD");
   }
 
   const std::string function_;
@@ -179,7 +154,7 @@ class VfioPci : public Exporter {
   std::string driver_;  // that had it
   Bar bar_;
   std::uint64_t size_ = 0;
-  Fd container_, group_fd_, device_;
+  std::optional<VfioDevice> device_;
 };
 
 }  // namespace

@@ -28,6 +28,8 @@ class mock_system_calls : public system_calls {
     ON_CALL(*this, ioctl).WillByDefault(Return(-ENOTTY));
     ON_CALL(*this, poll).WillByDefault(Return(-EBADF));
     ON_CALL(*this, read).WillByDefault(Return(-EBADF));
+    ON_CALL(*this, pread).WillByDefault(Return(-EBADF));
+    ON_CALL(*this, pwrite).WillByDefault(Return(-EBADF));
     ON_CALL(*this, seek).WillByDefault(Return(-ESPIPE));
     ON_CALL(*this, read_link).WillByDefault(Return(-ENOENT));
     ON_CALL(*this, access).WillByDefault(Return(-ENOENT));
@@ -35,6 +37,9 @@ class mock_system_calls : public system_calls {
     ON_CALL(*this, fstat).WillByDefault(Return(-EBADF));
     ON_CALL(*this, statx).WillByDefault(Return(-EBADF));
     ON_CALL(*this, mmap).WillByDefault(Return(-ENODEV));
+    ON_CALL(*this, memfd_create).WillByDefault(Return(-ENOSYS));
+    ON_CALL(*this, get_seals).WillByDefault(Return(-EINVAL));
+    ON_CALL(*this, add_seals).WillByDefault(Return(-EINVAL));
     ON_CALL(*this, pidfd_open).WillByDefault(Return(-ESRCH));
     ON_CALL(*this, pidfd_getfd).WillByDefault(Return(-EBADF));
   }
@@ -45,6 +50,8 @@ class mock_system_calls : public system_calls {
   MOCK_METHOD(int, ioctl, (int, unsigned long, void*), (override));
   MOCK_METHOD(int, poll, (int, short, int, short&), (override));
   MOCK_METHOD(std::int64_t, read, (int, void*, std::size_t), (override));
+  MOCK_METHOD(std::int64_t, pread, (int, void*, std::size_t, std::uint64_t), (override));
+  MOCK_METHOD(std::int64_t, pwrite, (int, const void*, std::size_t, std::uint64_t), (override));
   MOCK_METHOD(std::int64_t, seek, (int, std::int64_t, int), (override));
   MOCK_METHOD(int, read_link, (const char*, std::string&), (override));
   MOCK_METHOD(int, access, (const char*, int), (override));
@@ -53,6 +60,9 @@ class mock_system_calls : public system_calls {
   MOCK_METHOD(int, statx, (int, unsigned, struct statx&), (override));
   MOCK_METHOD(int, mmap, (std::size_t, int, int, void**), (override));
   MOCK_METHOD(int, munmap, (void*, std::size_t), (override));
+  MOCK_METHOD(int, memfd_create, (const char*, unsigned), (override));
+  MOCK_METHOD(int, get_seals, (int), (override));
+  MOCK_METHOD(int, add_seals, (int, int), (override));
   MOCK_METHOD(int, pidfd_open, (pid_t), (override));
   MOCK_METHOD(int, pidfd_getfd, (int, int), (override));
   MOCK_METHOD(int, fallocate, (int, std::uint64_t), (override));

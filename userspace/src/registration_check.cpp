@@ -2,13 +2,13 @@
 #include "registration_check.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <limits>
 #include <utility>
 
 #include "dmabridge/error.hpp"
 #include "dmabridge/size.hpp"
+#include "page.hpp"
 
 namespace dmabridge {
 namespace {
@@ -49,7 +49,7 @@ class checker {
       reject(fmt::format("from iova {:#x} on it does not fit into 64 bits", *wanted_.iova),
              "choose a lower iova");
     }
-    const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+    const auto page = page_size();
     const auto at = wanted_.offset % page;
     if (*wanted_.iova % page != at) {
       reject(fmt::format("iova {:#x} is byte {} of a page, offset {} is byte {} of one",

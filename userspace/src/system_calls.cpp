@@ -43,6 +43,14 @@ class native_system_calls final : public system_calls {
   auto read(int descriptor, void* to, std::size_t length) -> std::int64_t override {
     return or_errno(std::int64_t{::read(descriptor, to, length)});
   }
+  auto pread(int descriptor, void* to, std::size_t length, std::uint64_t offset)
+      -> std::int64_t override {
+    return or_errno(std::int64_t{::pread(descriptor, to, length, static_cast<off_t>(offset))});
+  }
+  auto pwrite(int descriptor, const void* from, std::size_t length, std::uint64_t offset)
+      -> std::int64_t override {
+    return or_errno(std::int64_t{::pwrite(descriptor, from, length, static_cast<off_t>(offset))});
+  }
   auto seek(int descriptor, std::int64_t offset, int whence) -> std::int64_t override {
     return or_errno(std::int64_t{::lseek(descriptor, offset, whence)});
   }
@@ -69,6 +77,15 @@ class native_system_calls final : public system_calls {
   }
   auto munmap(void* address, std::size_t length) -> int override {
     return or_errno(::munmap(address, length));
+  }
+  auto memfd_create(const char* name, unsigned flags) -> int override {
+    return or_errno(::memfd_create(name, flags));
+  }
+  auto get_seals(int descriptor) -> int override {
+    return or_errno(::fcntl(descriptor, F_GET_SEALS));
+  }
+  auto add_seals(int descriptor, int seals) -> int override {
+    return or_errno(::fcntl(descriptor, F_ADD_SEALS, seals));
   }
   auto pidfd_open(pid_t pid) -> int override {
     return static_cast<int>(or_errno(::syscall(SYS_pidfd_open, pid, 0)));

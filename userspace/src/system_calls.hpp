@@ -23,6 +23,10 @@ class system_calls {
   // For at most `milliseconds`; -1: for as long as it takes. `seen` gets the events that came.
   virtual auto poll(int descriptor, short events, int milliseconds, short& seen) -> int = 0;
   virtual auto read(int descriptor, void* to, std::size_t length) -> std::int64_t = 0;
+  virtual auto pread(int descriptor, void* to, std::size_t length, std::uint64_t offset)
+      -> std::int64_t = 0;
+  virtual auto pwrite(int descriptor, const void* from, std::size_t length, std::uint64_t offset)
+      -> std::int64_t = 0;
   virtual auto seek(int descriptor, std::int64_t offset, int whence) -> std::int64_t = 0;
   virtual auto read_link(const char* path, std::string& target) -> int = 0;
   virtual auto access(const char* path, int mode) -> int = 0;
@@ -31,6 +35,9 @@ class system_calls {
   virtual auto statx(int descriptor, unsigned mask, struct statx& result) -> int = 0;
   virtual auto mmap(std::size_t length, int protection, int descriptor, void** result) -> int = 0;
   virtual auto munmap(void* address, std::size_t length) -> int = 0;
+  virtual auto memfd_create(const char* name, unsigned flags) -> int = 0;
+  virtual auto get_seals(int descriptor) -> int = 0;
+  virtual auto add_seals(int descriptor, int seals) -> int = 0;
   virtual auto pidfd_open(pid_t pid) -> int = 0;
   virtual auto pidfd_getfd(int pidfd, int descriptor) -> int = 0;
   virtual auto fallocate(int descriptor, std::uint64_t length) -> int = 0;

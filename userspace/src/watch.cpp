@@ -4,25 +4,17 @@
 #include <fmt/format.h>
 #include <poll.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <limits>
 #include <string>
 #include <utility>
 
 #include "dmabridge/error.hpp"
 #include "ioctl_failure.hpp"
+#include "poll_timeout.hpp"
 #include "system_calls.hpp"
 
 namespace dmabridge {
 namespace {
-
-// poll() counts in int, and takes -1 for "for ever".
-auto poll_timeout(std::optional<std::chrono::milliseconds> timeout) -> int {
-  if (!timeout) return -1;
-  constexpr std::int64_t longest = std::numeric_limits<int>::max();
-  return static_cast<int>(std::clamp<std::int64_t>(timeout->count(), 0, longest));
-}
 
 // What a failed DMABRIDGE_IOCTL_WATCH means; empty if the errno says it all.
 auto explain(int code, int eventfd) -> std::string {

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+// What is known of dma-bufs by who exports them.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "dmabridge/api.hpp"
+#include "dmabridge/buffer.hpp"
+
+namespace dmabridge {
+
+// "unknown" is neither: it is known to differ from buffer to buffer, or not known here at all. Find
+// it out by trying.
+enum class answer { unknown, no, yes };
+
+enum class memory_kind {
+  unknown,
+  system,  // RAM
+  device,  // behind a device's BAR
+  either,  // one or the other, and some exporters move it
+};
+
+DMABRIDGE_API auto to_string(answer word) -> std::string;
+DMABRIDGE_API auto to_string(memory_kind kind) -> std::string;
+
+// Rules of an exporter, as of Linux 7.3. The dma-buf itself is meant: that a udmabuf's memfd can be
+// mapped too, and that mapping be pinned, is no rule of the dma-buf.
+struct DMABRIDGE_API exporter_rules {
+  std::string_view exporter{};  // its name in fdinfo; empty: unknown
+  std::string_view driver{};    // the DRM driver, if the rules are for one alone
+  std::string_view what = "an unknown exporter";
+  answer mappable = answer::unknown;   // by mmap()
+  answer pinnable = answer::unknown;   // pages of that mapping: for O_DIRECT, ibv_reg_mr()
+  answer vmap = answer::unknown;       // by the kernel, for its own CPU accesses
+  answer movable = answer::unknown;    // the exporter may move the bytes while others use them
+  answer revocable = answer::unknown;  // it may take them away from those who use them
+  memory_kind memory = memory_kind::unknown;
+
+  auto is_known() const noexcept -> bool { return !exporter.empty(); }
+};
+
+// By the name that fdinfo gives (buffer::exporter()). DRM drivers share the name "drm", with what
+// all of them do as its rules; who knows the driver (drm_device::driver()) learns more. All is
+// unknown of an exporter that is.
+DMABRIDGE_API auto rules_of(std::string_view exporter, std::string_view drm_driver = {})
+    -> exporter_rules;
+DMABRIDGE_API auto rules_of(const buffer& memory) -> exporter_rules;
+
+// All that rules_of() knows.
+DMABRIDGE_API auto known_exporters() noexcept -> std::span<const exporter_rules>;
+
+}  // namespace dmabridge
