@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: MIT
 //
-// Serves a file by RDMA: loads it from its drive into a buffer of a region, by io_uring, and lets
-// clients read it there. Each client writes one of the same length into a buffer of its own, which
-// goes to the drive as FILE.from-N. A client that dies takes nothing with it but its own buffer.
+// Serves a file by RDMA: loads it from its drive into a buffer of a region, or into a udmabuf, by
+// io_uring, and lets clients read it there. Each client writes one of the same length into a buffer
+// of its own, which goes to the drive as FILE.from-N. A client that dies takes nothing with it but
+// its own buffer.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <dmabridge/block_importer.hpp>
+#include <dmabridge/any_memory.hpp>
+#include <dmabridge/block_attachment.hpp>
 #include <dmabridge/control.hpp>
 #include <dmabridge/error.hpp>
+#include <dmabridge/exported_memory.hpp>
 #include <dmabridge/rdma_importer.hpp>
 #include <dmabridge/region.hpp>
 #include <dmabridge/transfer.hpp>
+#include <dmabridge/udmabuf.hpp>
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
@@ -35,6 +39,7 @@ struct options {
   std::uint16_t port = 7471;
   int clients = 1;
   bool require = false;
+  bool udmabuf = false;
 };
 
 // Lines of several threads stay whole.
@@ -51,10 +56,11 @@ auto describe(const dmabridge::verdict& word) -> std::string {
 
 // Of the whole file, whose length need not be a multiple of anything: the rest of the last block
 // comes along, and is cut off again where it was written.
-auto move_bytes(const dmabridge::control& module, const dmabridge::buffer& memory, int file,
-                const std::string& name, std::uint64_t length, bool load) -> std::string {
-  const dmabridge::binding between(module, memory, file, name, policy::prefer,
-                                   load ? dmabridge::direction::read : dmabridge::direction::write);
+auto move_bytes(const dmabridge::control& module, const dmabridge::exported_memory& memory,
+                int file, const std::string& name, std::uint64_t length, bool load) -> std::string {
+  const dmabridge::block_attachment between(
+      &module, memory, file, name, policy::prefer,
+      load ? dmabridge::direction::read : dmabridge::direction::write);
   dmabridge::transfer_engine engine;
   const dmabridge::transfer_range range{.length = length};
   const auto done = load ? engine.load(between, range) : engine.save(between, range);
@@ -80,7 +86,7 @@ class server {
         .length = length_,
         .access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ,
         .policy = asked_.require ? policy::require : policy::prefer};
-    const auto outlook = importer_.outlook(memory_, wanted);
+    const auto outlook = importer_.outlook(memory_.memory(), wanted);
     say(fmt::format("foretold: {} by {}; {}", describe(outlook.word),
                     dmabridge::to_string(outlook.method), outlook.consequence));
     const auto region = importer_.register_memory(memory_, wanted);
@@ -101,15 +107,17 @@ class server {
   }
 
   // Whole blocks: a read may bring what follows the file's end.
-  auto allocate() const -> dmabridge::buffer {
+  auto allocate() const -> dmabridge::exported_memory {
     constexpr std::uint64_t block = 1 << 16;
+    const auto size = (length_ + block - 1) / block * block;
+    if (asked_.udmabuf) return dmabridge::allocate_udmabuf(size);
     const auto regions = module_.regions();
-    return dmabridge::allocate(dmabridge::find_region(regions, asked_.region),
-                               (length_ + block - 1) / block * block, policy::prefer);
+    return dmabridge::any_memory(
+        dmabridge::allocate(dmabridge::find_region(regions, asked_.region), size, policy::prefer));
   }
 
-  auto checksum_of(const dmabridge::buffer& memory) const -> std::uint64_t {
-    const auto map = memory.map(dmabridge::cpu_access::read);
+  auto checksum_of(const dmabridge::exported_memory& memory) const -> std::uint64_t {
+    const auto map = memory.memory().map(dmabridge::cpu_access::read);
     const dmabridge::cpu_access_bracket access(map, dmabridge::cpu_access::read);
     return sample::checksum(map.bytes().first(length_));
   }
@@ -172,7 +180,7 @@ class server {
   const dmabridge::rdma_importer importer_;
   const dmabridge::fd file_;
   const std::uint64_t length_;
-  const dmabridge::buffer memory_;
+  const dmabridge::exported_memory memory_;
   std::uint64_t sum_ = 0;
 };
 
@@ -187,6 +195,7 @@ auto main(int count, char** arguments) -> int {
   app.add_option("--device", asked.device, "RDMA device")->capture_default_str();
   app.add_option("--port", asked.port, "TCP port")->capture_default_str();
   app.add_option("--clients", asked.clients, "end after so many")->capture_default_str();
+  app.add_flag("--udmabuf", asked.udmabuf, "ordinary memory as a dma-buf, in place of a region's");
   app.add_flag("--require", asked.require, "refuse what is not peer to peer");
   CLI11_PARSE(app, count, arguments);
   try {

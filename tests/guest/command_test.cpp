@@ -124,6 +124,52 @@ TEST_F(Command, FileGoesThereAndBack) {
   unlink(mount.file("out").c_str());
 }
 
+// What each API's memory got is what a file that is saved from its dma-buf has.
+TEST_F(Command, FileGoesIntoMemoryOfEveryApiAndBack) {
+  const Mount mount(drive("SAMESW", "ext4").path(), "ext4");
+  const std::uint64_t size = 3 * MiB + 1234;
+  make_pattern_file(mount.file("in"), size, 0x3d);
+  for (const std::string api : {"udmabuf", "dma-heap", "dma-heap:system", "vulkan:llvmpipe"}) {
+    const Output output =
+        run(fmt::format("load {0} --into {2} --json -- sh -c 'dmabridge save {1} --length "
+                        "$DMABRIDGE_BUFFER_LENGTH >&2'",
+                        mount.file("in"), mount.file("out"), api));
+    ASSERT_EQ(output.status, ok) << api << ": " << output.text;
+    const json report = json::parse(output.text);
+    EXPECT_EQ(report.at("bytes"), size) << api;
+    EXPECT_EQ(report.at("buffer"), nullptr) << api;
+    drop_page_cache(open_file(mount.file("out"), O_RDONLY).get());
+    const auto bytes = read_file(mount.file("out"), 0, size + 1);
+    EXPECT_EQ(bytes.size(), size) << api;
+    EXPECT_EQ(pattern_difference(bytes.data(), bytes.size(), 0x3d, 0), "") << api;
+    unlink(mount.file("out").c_str());
+  }
+  unlink(mount.file("in").c_str());
+}
+
+// Its module unloaded, as on a machine that never had it.
+TEST_F(Command, MemoryOfOtherApisNeedsNoModule) {
+  const Mount mount(drive("SAMESW", "ext4").path(), "ext4");
+  make_pattern_file(mount.file("in"), 1 * MiB, 0x4e);
+  const std::string hidden =
+      "unshare --mount sh -c 'mount -t tmpfs none /dev && "
+      "mknod /dev/udmabuf c $(tr : \" \" </sys/class/misc/udmabuf/dev) && "
+      "mknod /dev/null c 1 3 && {}'";
+  const Output output = shell(fmt::format(
+      fmt::runtime(hidden), fmt::format("dmabridge load {} --into udmabuf", mount.file("in"))));
+  EXPECT_EQ(output.status, ok) << output.text;
+  EXPECT_THAT(output.text, HasSubstr("mapping that can be pinned"));
+  EXPECT_THAT(output.text, HasSubstr("[foreign_buffer]"));
+  unlink(mount.file("in").c_str());
+}
+
+TEST_F(Command, PeerToPeerIntoMemoryOfAnotherApiIsRefused) {
+  const Output output =
+      run(fmt::format("load {} --length 1M --into udmabuf --policy require 2>&1", near_.path()));
+  EXPECT_EQ(output.status, refused) << output.text;
+  EXPECT_THAT(output.text, HasSubstr("[foreign_buffer]"));
+}
+
 TEST_F(Command, EmptyFile) {
   const Mount mount(drive("SAMESW", "ext4").path(), "ext4");
   make_pattern_file(mount.file("empty"), 0, 0);

@@ -156,6 +156,18 @@ TEST_F(RdmaSample, OfStolenMemoryNothingIsCopied) {
   EXPECT_THAT(server->output(), Not(HasSubstr("route system")));
 }
 
+TEST_F(RdmaSample, OfAUdmabufNothingIsCopiedEither) {
+  const auto server = serve(DMABRIDGE_REGION_BAR, 1, "--udmabuf");
+  ASSERT_TRUE(server->says("ready")) << server->output();
+  const auto client = visit("--save /tmp/read");
+  EXPECT_EQ(client->wait(), 0) << client->output() << server->output();
+  EXPECT_EQ(server->wait(), 0) << server->output();
+  check_exchange(0, "/tmp/read");
+  EXPECT_THAT(server->output(), HasSubstr("registered: route system"));
+  EXPECT_THAT(server->output(), HasSubstr("loaded: route system"));
+  EXPECT_THAT(server->output(), Not(HasSubstr("route bounce")));
+}
+
 TEST_F(RdmaSample, SeveralClientsAtOnce) {
   const auto server = serve(DMABRIDGE_REGION_BAR, 3);
   ASSERT_TRUE(server->says("ready")) << server->output();

@@ -12,6 +12,9 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <memory>
+#include <span>
+#include <string>
 #include <string_view>
 #include <tuple>
 #include <type_traits>
@@ -584,6 +587,73 @@ TEST_F(pinned, forked_child_leaves_the_parents_mr_alone) {
   ASSERT_TRUE(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 0);
   EXPECT_TRUE(region.current());
+}
+
+// --- memory of other APIs ----------------------------------------------------------------------
+
+class owner_with_pages : public memory_owner {
+ public:
+  explicit owner_with_pages(std::span<std::byte> pinnable) : pinnable_(pinnable) {}
+  auto name() const -> std::string override { return "some API"; }
+  void copy_in(std::uint64_t, std::span<const std::byte>) override {}
+  void copy_out(std::uint64_t, std::span<std::byte>) override {}
+  auto pinnable() const noexcept -> std::span<std::byte> override { return pinnable_; }
+
+ private:
+  std::span<std::byte> pinnable_;
+};
+
+// Of another exporter: the module does not know it.
+class exported_memory_mr : public rdma_fixture {
+ protected:
+  explicit exported_memory_mr(std::uint32_t vendor = test::rxe_vendor, int no_dmabuf = EOPNOTSUPP)
+      : rdma_fixture(vendor, no_dmabuf) {
+    query_error_ = EMEDIUMTYPE;
+  }
+  auto share(std::span<std::byte> pinnable) -> exported_memory {
+    return {take(), 2 * page, 4 * page, std::make_unique<owner_with_pages>(pinnable)};
+  }
+
+  const rdma_importer importer_{&provider_.domain, &control_};
+  std::vector<std::byte> pages_ = std::vector<std::byte>(4 * page);
+};
+
+TEST_F(exported_memory_mr, pages_that_the_owner_lets_pin_are_pinned) {
+  const auto memory = share(pages_);
+  EXPECT_CALL(module_.calls, mmap).Times(0);
+  EXPECT_CALL(provider_.calls,
+              reg_mr(&provider_.domain, pages_.data() + page + 5, 100, _, all_access, _));
+  const auto region =
+      importer_.register_memory(memory, {.offset = page + 5, .length = 100, .access = all_access});
+  EXPECT_EQ(region.method(), registration_method::pinned_mapping);
+  EXPECT_EQ(region.verdict().route, route::system);
+  EXPECT_NE(has(region.verdict().reasons, DMABRIDGE_REASON_FOREIGN_BUFFER), nullptr);
+}
+
+TEST_F(exported_memory_mr, without_such_pages_the_dmabufs_own_mapping_is_tried) {
+  const auto memory = share({});
+  EXPECT_CALL(provider_.calls,
+              reg_mr(&provider_.domain, static_cast<std::byte*>(mapped) + 3 * page, page, _, _, _));
+  importer_.register_memory(memory, {.offset = page, .length = page});
+}
+
+TEST_F(exported_memory_mr, range_is_that_of_what_was_exported) {
+  const auto memory = share(pages_);
+  EXPECT_EQ(error_of([&] {
+              importer_.register_memory(memory, {.offset = 3 * page, .length = page + 1});
+            }).kind(),
+            error_kind::usage);
+}
+
+class exported_memory_dmabuf_mr : public exported_memory_mr {
+ protected:
+  exported_memory_dmabuf_mr() : exported_memory_mr(test::nic_vendor, 0) {}
+};
+
+TEST_F(exported_memory_dmabuf_mr, verb_is_given_the_place_in_the_dmabuf) {
+  const auto memory = share(pages_);
+  EXPECT_CALL(provider_.calls, reg_dmabuf_mr(_, 3 * page, page, _, buffer_fd, _, _));
+  importer_.register_memory(memory, {.offset = page, .length = page});
 }
 
 }  // namespace

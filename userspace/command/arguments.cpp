@@ -23,7 +23,9 @@ constexpr auto load_examples =
     "  dmabridge load model.bin --keep                for other processes, until Ctrl-C\n"
     "  dmabridge load model.bin -- ./train            ./train gets the buffer as fd "
     "$DMABRIDGE_BUFFER_FD\n"
-    "  dmabridge load /dev/nvme0n1 --offset 1M --length 64M --region 0000:03:00.0\n";
+    "  dmabridge load /dev/nvme0n1 --offset 1M --length 64M --region 0000:03:00.0\n"
+    "  dmabridge load model.bin --into vulkan         by the best way into memory of a GPU's "
+    "driver\n";
 constexpr auto save_examples =
     "Examples:\n"
     "  dmabridge save out.bin --buffer pid:4711:5     a buffer that process 4711 has as fd 5\n"
@@ -61,6 +63,9 @@ constexpr auto from_help =
 constexpr auto buffer_help =
     "fd:N: inherited fd N; pid:PID:FD: fd number FD of process PID.\n"
     "Without it: fd:$DMABRIDGE_BUFFER_FD where that is set";
+constexpr auto into_help =
+    "allocate by another API: udmabuf, dma-heap[:HEAP], drm:NODE, vulkan[:NAME],\n"
+    "cuda[:GPU], hip[:GPU], level-zero[:GPU]; needs no kernel module";
 constexpr auto policy_help =
     "require: peer to peer or refuse; prefer (the default): peer to peer,\n"
     "else through system memory; forbid: never peer to peer";
@@ -257,6 +262,10 @@ auto parse(const std::vector<std::string>& command_line) -> arguments {
           ->type_name("REGION");
   auto* load_buffer = load_app->add_option("--buffer", load.buffer, buffer_help)->type_name("SPEC");
   load_buffer->excludes(load_region);
+  load_app->add_option("--into", load.into, into_help)
+      ->type_name("API")
+      ->excludes(load_region)
+      ->excludes(load_buffer);
   add_size(*load_app, "--size", load.size,
            "of the buffer to allocate (default: as much as is loaded)");
   load_app->get_option("--size")->excludes(load_buffer);

@@ -52,6 +52,7 @@ struct transfer_arguments {
 
 struct load_arguments : transfer_arguments {
   std::string region;
+  std::string into;  // API; empty: a region's memory
   std::optional<std::uint64_t> size;
   bool keep = false;
   std::vector<std::string> successor;

@@ -7,9 +7,11 @@
 #include <ostream>
 #include <utility>
 
+#include "dmabridge/any_memory.hpp"
 #include "dmabridge/error.hpp"
 #include "dmabridge/region.hpp"
 #include "dmabridge/size.hpp"
+#include "into.hpp"
 #include "report.hpp"
 #include "subcommands.hpp"
 
@@ -45,16 +47,37 @@ void check_fits(const load_arguments& wanted, std::uint64_t length, std::uint64_
          "use a larger buffer (--size), or load a part (--offset, --length)");
 }
 
-auto allocate_for(const load_arguments& wanted, std::uint64_t length, const control& module)
-    -> buffer {
+// A buffer has one byte at least, also for an empty file.
+auto size_for(const load_arguments& wanted, std::uint64_t length) -> std::uint64_t {
   std::uint64_t needed = 0;
   if (__builtin_add_overflow(wanted.at, length, &needed)) {
     misuse(wanted.path, "--at and the length are more than any buffer has");
   }
-  // A buffer has one byte at least, also for an empty file.
-  const auto size = wanted.size.value_or(std::max<std::uint64_t>(needed, 1));
-  const auto regions = module.regions();
-  return allocate(find_region(regions, wanted.region), size, wanted.policy);
+  return wanted.size.value_or(std::max<std::uint64_t>(needed, 1));
+}
+
+// Where to load, and the module as far as that needs one.
+struct destination {
+  std::optional<control> module;
+  exported_memory memory;
+  bool is_given;
+};
+
+auto destination_of(const load_arguments& wanted, std::uint64_t length, const surroundings& around)
+    -> destination {
+  if (!wanted.into.empty()) {
+    return {module_if_loaded(), allocate_into(wanted.into, size_for(wanted, length)), false};
+  }
+  if (wanted.region.empty() && !wanted.size) {
+    if (auto given = named_buffer(wanted.buffer, around)) {
+      return {module_if_loaded(), any_memory(std::move(*given)), true};
+    }
+  }
+  std::optional<control> module(std::in_place);
+  const auto regions = module->regions();
+  auto made =
+      allocate(find_region(regions, wanted.region), size_for(wanted, length), wanted.policy);
+  return {std::move(module), any_memory(std::move(made)), false};
 }
 
 auto spec_of(const buffer& memory, const surroundings& around) -> std::string {
@@ -87,20 +110,16 @@ auto hand_over(const load_arguments& wanted, const buffer& memory, std::uint64_t
 auto load(const load_arguments& wanted, surroundings& around) -> int {
   const auto from = source::open(wanted.path);
   const auto length = wanted_length(wanted, from);
-  const control module;
-  auto given = wanted.region.empty() && !wanted.size ? named_buffer(wanted.buffer, around)
-                                                     : std::optional<buffer>();
-  const auto is_given = given.has_value();
-  const auto memory = is_given ? std::move(*given) : allocate_for(wanted, length, module);
+  const auto [module, memory, is_given] = destination_of(wanted, length, around);
   check_fits(wanted, length, memory.size());
-  const auto report = transfer(wanted, direction::read, module, memory,
+  const auto report = transfer(wanted, direction::read, module ? &*module : nullptr, memory,
                                {.descriptor = from.descriptor(),
                                 .kind = from.kind(),
                                 .length = length,
                                 .hole_bytes = from.hole_bytes(wanted.offset, length)},
                                around);
 
-  const auto spec = spec_of(memory, around);
+  const auto spec = spec_of(memory.memory(), around);
   if (wanted.json) {
     auto object = to_json(report);
     object["spec"] = wanted.keep ? json(spec) : json(nullptr);
@@ -110,7 +129,7 @@ auto load(const load_arguments& wanted, surroundings& around) -> int {
   }
   around.out().flush();
 
-  if (!wanted.successor.empty()) return hand_over(wanted, memory, length, around);
+  if (!wanted.successor.empty()) return hand_over(wanted, memory.memory(), length, around);
   if (wanted.keep) around.wait_until_interrupted();
   return exit_ok;
 }

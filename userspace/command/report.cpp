@@ -96,10 +96,15 @@ auto bytes_per_second(const transfer_result& result) -> std::uint64_t {
   return static_cast<std::uint64_t>(static_cast<double>(result.bytes) / result.seconds);
 }
 
-void describe_buffer(transfer_report& report, const control& module, const buffer& memory) {
+void describe_buffer(transfer_report& report, const control* module,
+                     const exported_memory& memory) {
   report.buffer_size = memory.size();
+  if (module == nullptr) {
+    report.buffer_unknown = "module dmabridge is not loaded";
+    return;
+  }
   try {
-    report.buffer = module.query(memory.descriptor());
+    report.buffer = module->query(memory.memory().descriptor());
   } catch (const error& unknown) {
     report.buffer_unknown = unknown.what();
   }
@@ -111,6 +116,28 @@ auto taken_route(const transfer_report& report) -> std::string {
   const auto bound = fmt::format("{}, {}", to_string(word.route), to_string(word.state));
   return report.result.bytes == 0 ? "none taken, as there was nothing to move; bound as " + bound
                                   : bound;
+}
+
+// Whose word that is.
+auto vouched_for(const transfer_report& report) -> std::string {
+  switch (report.method) {
+    case block_method::binding:
+      return "by the kernel";
+    case block_method::pinned_mapping:
+      return "as io_uring on a mapping that can be pinned";
+    case block_method::bounce:
+      break;
+  }
+  return "as copies by " + report.owner;
+}
+
+auto where(const transfer_report& report) -> std::string {
+  if (report.buffer) {
+    return fmt::format("region {}, now in placement {}", report.buffer->region,
+                       to_string(report.buffer->placement));
+  }
+  if (report.method != block_method::binding) return "memory of " + report.owner;
+  return "placement unknown: " + report.buffer_unknown;
 }
 
 auto route_lines(const route_counters& routes) -> std::string {
@@ -152,8 +179,18 @@ auto named_buffer(const std::string& spec, const surroundings& around) -> std::o
   }
 }
 
-auto transfer(const transfer_arguments& wanted, direction way, const control& module,
-              const buffer& memory, const transfer_target& target, surroundings& around)
+auto module_if_loaded() -> std::optional<control> {
+  try {
+    return control();
+  } catch (const error& failure) {
+    const auto code = failure.code();
+    if (code != ENOENT && code != ENXIO && code != ENODEV) throw;
+    return {};
+  }
+}
+
+auto transfer(const transfer_arguments& wanted, direction way, const control* module,
+              const exported_memory& memory, const transfer_target& target, surroundings& around)
     -> transfer_report {
   transfer_report report{
       .way = way,
@@ -161,8 +198,11 @@ auto transfer(const transfer_arguments& wanted, direction way, const control& mo
       .kind = target.kind,
       .range = {.file_offset = wanted.offset, .buffer_offset = wanted.at, .length = target.length},
       .hole_bytes = target.hole_bytes};
-  const binding between(module, memory, target.descriptor, wanted.path, wanted.policy, way);
+  const block_attachment between(module, memory, target.descriptor, wanted.path, wanted.policy,
+                                 way);
   report.word = between.verdict();
+  report.method = between.method();
+  report.owner = memory.owner().name();
 
   progress_line line(around.err(), wanted.json ? std::nullopt : around.err_columns(),
                      way == direction::read ? "loading" : "saving", target.length);
@@ -191,8 +231,8 @@ auto to_text(const transfer_report& report) -> std::string {
                   reading ? "loaded" : "saved", format_size(result.bytes), result.bytes,
                   reading ? "from" : "to", report.path, report.range.file_offset,
                   reading ? "into" : "from", reading ? "at" : "from", report.range.buffer_offset);
-  text += fmt::format("  {:<12}{} by the kernel (policy {}{})\n", "route", taken_route(report),
-                      word.policy ? to_string(*word.policy) : "conflict",
+  text += fmt::format("  {:<12}{} {} (policy {}{})\n", "route", taken_route(report),
+                      vouched_for(report), word.policy ? to_string(*word.policy) : "conflict",
                       word.distance ? fmt::format(", PCI distance {}", *word.distance) : "");
   text += route_lines(result.routes);
   if (report.hole_bytes != 0) {
@@ -205,11 +245,7 @@ auto to_text(const transfer_report& report) -> std::string {
                           : "");
   text += fmt::format("  {:<12}{:.3f} s, {}/s\n", "time", result.seconds,
                       format_size(bytes_per_second(result)));
-  text += fmt::format("  {:<12}{}, {}\n", "buffer", format_size(report.buffer_size),
-                      report.buffer
-                          ? fmt::format("region {}, now in placement {}", report.buffer->region,
-                                        to_string(report.buffer->placement))
-                          : "placement unknown: " + report.buffer_unknown);
+  text += fmt::format("  {:<12}{}, {}\n", "buffer", format_size(report.buffer_size), where(report));
   return text + reason_lines(word);
 }
 
@@ -222,6 +258,8 @@ auto to_json(const transfer_report& report) -> json {
           {"buffer_offset", report.range.buffer_offset},
           {"bytes", result.bytes},
           {"hole_bytes", report.hole_bytes},
+          {"method", to_string(report.method)},
+          {"owner", report.owner},
           {"verdict", to_json(report.word)},
           {"routes", to_json(result.routes)},
           {"commands", result.commands},

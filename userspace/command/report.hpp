@@ -8,8 +8,10 @@
 
 #include "arguments.hpp"
 #include "command.hpp"
+#include "dmabridge/block_attachment.hpp"
 #include "dmabridge/buffer.hpp"
 #include "dmabridge/control.hpp"
+#include "dmabridge/exported_memory.hpp"
 #include "dmabridge/target.hpp"
 #include "dmabridge/transfer.hpp"
 #include "json.hpp"
@@ -23,10 +25,12 @@ struct transfer_report {
   transfer_range range{};
   std::uint64_t hole_bytes = 0;  // of the range
   verdict word{};                // at bind
+  block_method method = block_method::binding;
+  std::string owner{};  // of the memory
   transfer_result result{};
   std::optional<std::uint64_t> disk_requests{};  // that the disk completed meanwhile
   std::uint64_t buffer_size = 0;
-  std::optional<buffer_info> buffer{};  // afterwards; nothing: not a buffer of ours
+  std::optional<buffer_info> buffer{};  // afterwards; nothing: not a buffer of ours, or no module
   std::string buffer_unknown{};         // why nothing
 };
 
@@ -41,11 +45,15 @@ struct transfer_target {
   std::uint64_t hole_bytes = 0;  // of these, in holes of the file
 };
 
-// Binds, moves, checks. Throws dmabridge::error if anything of the
-// range did not arrive, or went another way than the policy allows.
-auto transfer(const transfer_arguments& wanted, direction way, const control& module,
-              const buffer& memory, const transfer_target& target, surroundings& around)
+// Joins, moves, checks. `module`: nullptr if there is none. Throws dmabridge::error if anything of
+// the range did not arrive, or went another way than the policy allows.
+auto transfer(const transfer_arguments& wanted, direction way, const control* module,
+              const exported_memory& memory, const transfer_target& target, surroundings& around)
     -> transfer_report;
+
+// The module, which memory of others does without; nothing: it is not loaded. Throws
+// dmabridge::error if it cannot be used for another reason.
+auto module_if_loaded() -> std::optional<control>;
 
 auto to_text(const transfer_report& report) -> std::string;
 auto to_json(const transfer_report& report) -> json;

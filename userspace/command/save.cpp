@@ -4,6 +4,7 @@
 #include <ostream>
 #include <utility>
 
+#include "dmabridge/any_memory.hpp"
 #include "dmabridge/error.hpp"
 #include "dmabridge/size.hpp"
 #include "report.hpp"
@@ -77,13 +78,13 @@ auto open_file(const save_arguments& wanted, std::uint64_t length) -> sink {
 }  // namespace
 
 auto save(const save_arguments& wanted, surroundings& around) -> int {
-  const auto memory = buffer_to_save(wanted, around);
-  const auto length = wanted_length(wanted, memory);
-  const control module;
+  const auto memory = any_memory(buffer_to_save(wanted, around));
+  const auto length = wanted_length(wanted, memory.memory());
+  const auto module = module_if_loaded();
   auto into =
       sink::is_block_device(wanted.path) ? open_device(wanted, length) : open_file(wanted, length);
   const auto report =
-      transfer(wanted, direction::write, module, memory,
+      transfer(wanted, direction::write, module ? &*module : nullptr, memory,
                {.descriptor = into.descriptor(), .kind = into.kind(), .length = length}, around);
   into.commit(length);
   if (wanted.json) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <iterator>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -31,12 +32,23 @@ void append(std::vector<reason>& to, const std::vector<reason>& from) {
   std::ranges::copy(from, std::back_inserter(to));
 }
 
+// A mapping by which somebody else vouches that the memory can be pinned.
+struct pinnable_mapping {
+  std::span<std::byte> bytes{};  // empty: there is none
+  std::uint64_t offset = 0;      // of the first, in the buffer
+};
+
 // One registration on its way: what is asked for, what is known, and why it failed so far.
 class attempt {
  public:
   attempt(const rdma_device& device, ibv_pd* domain, const control* module, const buffer& memory,
-          const registration_request& wanted)
-      : device_(device), domain_(domain), module_(module), memory_(memory), wanted_(wanted) {
+          const registration_request& wanted, pinnable_mapping pinnable)
+      : device_(device),
+        domain_(domain),
+        module_(module),
+        memory_(memory),
+        wanted_(wanted),
+        pinnable_(pinnable) {
     ours_ = ask_about(module, memory);
     combined_ = ours_ ? combine(ours_->info.policy, wanted.policy) : wanted.policy;
   }
@@ -171,14 +183,22 @@ class attempt {
     }
   }
 
-  void pin(memory_region::state& all) {
+  // Of the first byte, in a mapping that lives as long as the MR.
+  auto start_of_mapping(memory_region::state& all) -> std::byte* {
+    if (!pinnable_.bytes.empty()) {
+      return pinnable_.bytes.data() + (wanted_.offset - pinnable_.offset);
+    }
     const auto writes = (wanted_.access & IBV_ACCESS_LOCAL_WRITE) != 0;
     try {
       all.map.emplace(memory_.map(writes ? cpu_access::read_write : cpu_access::read));
     } catch (const error& failure) {
       refuse_pins(failure.code());
     }
-    auto* const start = all.map->bytes().data() + wanted_.offset;
+    return all.map->bytes().data() + wanted_.offset;
+  }
+
+  void pin(memory_region::state& all) {
+    auto* const start = start_of_mapping(all);
     all.address = device_.ignores_iova ? reinterpret_cast<std::uintptr_t>(start)
                                        : wanted_.iova.value_or(wanted_.offset);
     int failure = 0;
@@ -201,6 +221,7 @@ class attempt {
   const control* module_;
   const buffer& memory_;
   const registration_request& wanted_;
+  const pinnable_mapping pinnable_;
   std::optional<known_buffer> ours_{};
   std::optional<policy> combined_{};
   std::vector<reason> reasons_{};
@@ -213,7 +234,25 @@ struct rdma_importer::state {
   const control* module;
   rdma_device device;
   pid_t owner = ::getpid();
+
+  // The request has been checked.
+  auto enroll(const buffer& memory, const registration_request& wanted,
+              const pinnable_mapping& pinnable) const -> memory_region;
 };
+
+auto rdma_importer::state::enroll(const buffer& memory, const registration_request& wanted,
+                                  const pinnable_mapping& pinnable) const -> memory_region {
+  if (owner != ::getpid()) {
+    throw error(
+        {.kind = error_kind::usage,
+         .attempted = describe(wanted, device),
+         .detail = "the device was opened before this process was forked, and is its parent's",
+         .remedies = {"open the device again in the child"}});
+  }
+  auto all = std::make_unique<memory_region::state>();
+  attempt(device, domain, module, memory, wanted, pinnable).run(*all);
+  return memory_region(std::move(all));
+}
 
 rdma_importer::rdma_importer(ibv_pd* domain, const control* module)
     : state_(new state{.domain = domain, .module = module, .device = identify(domain)}) {}
@@ -240,16 +279,17 @@ auto rdma_importer::outlook(const buffer& memory, const registration_request& wa
 auto rdma_importer::register_memory(const buffer& memory, const registration_request& wanted) const
     -> memory_region {
   check(wanted, memory.size(), state_->device);
-  if (state_->owner != ::getpid()) {
-    throw error(
-        {.kind = error_kind::usage,
-         .attempted = describe(wanted, state_->device),
-         .detail = "the device was opened before this process was forked, and is its parent's",
-         .remedies = {"open the device again in the child"}});
-  }
-  auto all = std::make_unique<memory_region::state>();
-  attempt(state_->device, state_->domain, state_->module, memory, wanted).run(*all);
-  return memory_region(std::move(all));
+  return state_->enroll(memory, wanted, {});
+}
+
+auto rdma_importer::register_memory(const exported_memory& memory,
+                                    const registration_request& wanted) const -> memory_region {
+  check(wanted, memory.size(), state_->device);
+  auto in_buffer = wanted;
+  in_buffer.offset += memory.offset();
+  // The iova is given by the byte of its page, and has to suit the dma-buf.
+  check(in_buffer, memory.memory().size(), state_->device);
+  return state_->enroll(memory.memory(), in_buffer, {memory.owner().pinnable(), memory.offset()});
 }
 
 }  // namespace dmabridge

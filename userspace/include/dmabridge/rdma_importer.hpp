@@ -22,6 +22,7 @@
 #include "dmabridge/api.hpp"
 #include "dmabridge/buffer.hpp"
 #include "dmabridge/control.hpp"
+#include "dmabridge/exported_memory.hpp"
 #include "dmabridge/memory_region.hpp"
 #include "dmabridge/registration.hpp"
 
@@ -55,6 +56,11 @@ class DMABRIDGE_API rdma_importer {
   // Throws dmabridge::error: of kind usage as above; of kind refused with every reason of every way
   // that was tried.
   auto register_memory(const buffer& memory, const registration_request& wanted) const
+      -> memory_region;
+  // The same for memory of any API, which has to outlive the MR; offsets count from the start of
+  // the exported range. Where pages are to be pinned, those of memory_owner::pinnable() are, if
+  // there is such a mapping.
+  auto register_memory(const exported_memory& memory, const registration_request& wanted) const
       -> memory_region;
 
  private:
