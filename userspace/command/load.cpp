@@ -56,6 +56,14 @@ auto size_for(const load_arguments& wanted, std::uint64_t length) -> std::uint64
   return wanted.size.value_or(std::max<std::uint64_t>(needed, 1));
 }
 
+// Regions give whole pages; other APIs give what they are asked for, and a drive brings whole
+// units.
+auto whole_units(const load_arguments& wanted, std::uint64_t length) -> std::uint64_t {
+  constexpr std::uint64_t largest_unit = 64 * 1024;
+  const auto size = size_for(wanted, length);
+  return wanted.size ? size : (size + largest_unit - 1) / largest_unit * largest_unit;
+}
+
 // Where to load, and the module as far as that needs one.
 struct destination {
   std::optional<control> module;
@@ -66,7 +74,7 @@ struct destination {
 auto destination_of(const load_arguments& wanted, std::uint64_t length, const surroundings& around)
     -> destination {
   if (!wanted.into.empty()) {
-    return {module_if_loaded(), allocate_into(wanted.into, size_for(wanted, length)), false};
+    return {module_if_loaded(), allocate_into(wanted.into, whole_units(wanted, length)), false};
   }
   if (wanted.region.empty() && !wanted.size) {
     if (auto given = named_buffer(wanted.buffer, around)) {
