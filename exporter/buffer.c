@@ -261,33 +261,24 @@ EXPORT_SYMBOL_GPL(dmabridge_buffer_create);
 
 /* --- references ----------------------------------------------------------------- */
 
-struct dmabridge_buffer *dmabridge_buffer_get(int fd, char *exporter)
+struct dmabridge_buffer *dmabridge_buffer_of(struct dma_buf *dmabuf)
+{
+	return dmabuf->ops == &dmabridge_dma_buf_ops ? dmabuf->priv : NULL;
+}
+EXPORT_SYMBOL_GPL(dmabridge_buffer_of);
+
+struct dmabridge_buffer *dmabridge_buffer_get(int fd)
 {
 	struct dma_buf *dmabuf = dma_buf_get(fd);
+	struct dmabridge_buffer *buffer;
 
 	if (IS_ERR(dmabuf))
 		return ERR_CAST(dmabuf);
-	if (dmabuf->ops != &dmabridge_dma_buf_ops) {
-		if (exporter)
-			strscpy(exporter, dmabuf->exp_name, DMABRIDGE_NAME_MAX);
+	buffer = dmabridge_buffer_of(dmabuf);
+	if (!buffer) {
 		dma_buf_put(dmabuf);
 		return ERR_PTR(-EMEDIUMTYPE);
 	}
-	return dmabuf->priv;
-}
-EXPORT_SYMBOL_GPL(dmabridge_buffer_get);
-
-struct dmabridge_buffer *dmabridge_buffer_get_told(int fd, struct dmabridge_verdict *verdict)
-{
-	struct dmabridge_reason reason = {
-		.code = DMABRIDGE_REASON_FOREIGN_BUFFER,
-		.flags = DMABRIDGE_REASON_BLOCKS_P2P,
-	};
-	struct dmabridge_buffer *buffer;
-
-	buffer = dmabridge_buffer_get(fd, reason.name);
-	if (buffer == ERR_PTR(-EMEDIUMTYPE))
-		dmabridge_verdict_add(verdict, &reason);
 	return buffer;
 }
 
@@ -296,7 +287,6 @@ struct dmabridge_buffer *dmabridge_buffer_ref(struct dmabridge_buffer *buffer)
 	get_dma_buf(buffer->dmabuf);
 	return buffer;
 }
-EXPORT_SYMBOL_GPL(dmabridge_buffer_ref);
 
 void dmabridge_buffer_put(struct dmabridge_buffer *buffer)
 {
@@ -309,12 +299,6 @@ struct dma_buf *dmabridge_buffer_dma_buf(struct dmabridge_buffer *buffer)
 	return buffer->dmabuf;
 }
 EXPORT_SYMBOL_GPL(dmabridge_buffer_dma_buf);
-
-u64 dmabridge_buffer_size(const struct dmabridge_buffer *buffer)
-{
-	return buffer->size;
-}
-EXPORT_SYMBOL_GPL(dmabridge_buffer_size);
 
 u64 dmabridge_buffer_generation(const struct dmabridge_buffer *buffer)
 {

@@ -65,7 +65,7 @@ static long query_ioctl(unsigned int cmd, void __user *user_arg)
 		return ret;
 	if (arg.flags)
 		return -EINVAL;
-	buffer = dmabridge_buffer_get(arg.fd, NULL);
+	buffer = dmabridge_buffer_get(arg.fd);
 	if (IS_ERR(buffer))
 		return PTR_ERR(buffer);
 	ret = dmabridge_buffer_query(buffer, &arg);
@@ -96,7 +96,7 @@ static long move_ioctl(unsigned int cmd, void __user *user_arg)
 		return ret;
 	if (arg.flags || arg.__reserved || !is_placement(arg.placement))
 		return -EINVAL;
-	buffer = dmabridge_buffer_get(arg.fd, NULL);
+	buffer = dmabridge_buffer_get(arg.fd);
 	if (IS_ERR(buffer))
 		return PTR_ERR(buffer);
 	clear_verdict(&arg.verdict);
@@ -149,7 +149,7 @@ static long hold_ioctl(unsigned int cmd, void __user *user_arg)
 		return ret;
 	if (arg.flags || !is_placement(arg.placement))
 		return -EINVAL;
-	buffer = dmabridge_buffer_get(arg.fd, NULL);
+	buffer = dmabridge_buffer_get(arg.fd);
 	if (IS_ERR(buffer))
 		return PTR_ERR(buffer);
 	clear_verdict(&arg.verdict);
@@ -166,8 +166,8 @@ static long hold_ioctl(unsigned int cmd, void __user *user_arg)
 
 static long bind_ioctl(unsigned int cmd, void __user *user_arg)
 {
-	struct dmabridge_buffer *buffer;
 	struct dmabridge_bind arg;
+	struct dma_buf *dmabuf;
 	struct file *file;
 	int ret;
 
@@ -180,12 +180,12 @@ static long bind_ioctl(unsigned int cmd, void __user *user_arg)
 	clear_verdict(&arg.verdict);
 	arg.binding_fd = -1;
 
-	buffer = dmabridge_buffer_get_told(arg.fd, &arg.verdict);
-	if (IS_ERR(buffer)) {
-		ret = PTR_ERR(buffer);
+	dmabuf = dma_buf_get(arg.fd);
+	if (IS_ERR(dmabuf)) {
+		ret = PTR_ERR(dmabuf);
 	} else {
-		ret = dmabridge_importer_bind(buffer, &arg, &file);
-		dmabridge_buffer_put(buffer);
+		ret = dmabridge_importer_bind(dmabuf, &arg, &file);
+		dma_buf_put(dmabuf);
 	}
 	if (ret) {
 		int copied = dmabridge_copy_out(user_arg, cmd, &arg, sizeof(arg));
@@ -207,7 +207,7 @@ static long watch_ioctl(unsigned int cmd, void __user *user_arg)
 		return ret;
 	if (arg.flags)
 		return -EINVAL;
-	buffer = dmabridge_buffer_get(arg.fd, NULL);
+	buffer = dmabridge_buffer_get(arg.fd);
 	if (IS_ERR(buffer))
 		return PTR_ERR(buffer);
 	ret = dmabridge_watch_create(buffer, &arg, &file);
@@ -274,6 +274,12 @@ static struct miscdevice control_device = {
 	.fops = &control_fops,
 	.mode = 0666,
 };
+
+struct device *dmabridge_device(void)
+{
+	return control_device.this_device;
+}
+EXPORT_SYMBOL_GPL(dmabridge_device);
 
 static int __init dmabridge_init(void)
 {

@@ -13,28 +13,22 @@
 #define _DMABRIDGE_IMPORTER_H
 
 #include <linux/dma-direction.h>
+#include <linux/dma-resv.h>
 #include <linux/file.h>
 #include <linux/mm_types.h>
 #include <linux/module.h>
 
 #include "../uapi/dmabridge.h"
 
+struct device;
+struct dma_buf;
 struct dmabridge_buffer;
 struct dmabridge_user_state;
 
-/**
- * dmabridge_buffer_get() - our buffer behind a dma-buf fd
- * @fd: file descriptor of the current process
- *
- * Return: the buffer with a reference on its dma-buf, to be dropped with
- * dmabridge_buffer_put(); -EBADF: not open; -EINVAL: no dma-buf;
- * -EMEDIUMTYPE: a dma-buf of another exporter, whose name is then in
- * @exporter (DMABRIDGE_NAME_MAX bytes; may be NULL).
- */
-struct dmabridge_buffer *dmabridge_buffer_get(int fd, char *exporter);
+/* Our buffer that is exported as @dmabuf, and lives as long; NULL: another exporter's. */
+struct dmabridge_buffer *dmabridge_buffer_of(struct dma_buf *dmabuf);
 void dmabridge_buffer_put(struct dmabridge_buffer *buffer);
 
-u64 dmabridge_buffer_size(const struct dmabridge_buffer *buffer);
 u64 dmabridge_buffer_generation(const struct dmabridge_buffer *buffer);
 
 /**
@@ -74,8 +68,11 @@ struct dmabridge_user_state *dmabridge_user_add(struct dmabridge_buffer *buffer,
 						const struct dmabridge_user_desc *desc,
 						struct dmabridge_verdict *verdict);
 
-/* A buffer, or one that a region could make, about which DMABRIDGE_IOCTL_NEGOTIATE asks. */
+/* A buffer, or one that could be made, about which DMABRIDGE_IOCTL_NEGOTIATE asks. */
 struct dmabridge_question;
+
+/* The dma-buf that is asked about, if it is another exporter's; else NULL. */
+struct dma_buf *dmabridge_question_foreign(const struct dmabridge_question *question);
 
 /**
  * dmabridge_user_ask() - the answer that dmabridge_user_add() would give now
@@ -161,22 +158,47 @@ struct dmabridge_segment dmabridge_io_segment(struct dmabridge_user_state *user,
 					      size_t length);
 
 /**
+ * dmabridge_foreign_judge() - the verdict on a dma-buf of another exporter
+ * @dmabuf: it
+ * @error: 0: it is in system memory, stays there, and the importer gets at its pages;
+ *	else why not
+ * @desc: the importer
+ * @verdict: filled in, on refusal too
+ *
+ * Return: 0; -EMEDIUMTYPE: it is out of reach; -EOPNOTSUPP: refused by the policy;
+ * -ENOMEM.
+ */
+int dmabridge_foreign_judge(const struct dma_buf *dmabuf, int error,
+			    const struct dmabridge_user_desc *desc,
+			    struct dmabridge_verdict *verdict);
+
+/* Who attaches to dma-bufs of other exporters in our name. It does no DMA. */
+struct device *dmabridge_device(void);
+
+/*
+ * Until the fences have signalled. @stop may be NULL. Return: 0; -EINTR: a fatal
+ * signal; -ENODEV: @stop became true.
+ */
+int dmabridge_wait_fences(struct dma_resv *resv, enum dma_resv_usage usage, const bool *stop);
+
+/**
  * struct dmabridge_importer - a module that serves DMABRIDGE_IOCTL_BIND
  * @id: DMABRIDGE_IMPORTER_*
  * @owner: held while @bind or @ask runs
- * @bind: makes a binding of @buffer and fills in @bind->verdict, on refusal too.
- *	Flags, policy and reserved fields have been checked. Returns the
- *	binding's file, whose references keep the binding alive (it takes its own
- *	on the buffer), or an ERR_PTR.
+ * @bind: makes a binding of @dmabuf, ours or another exporter's, and fills in
+ *	@bind->verdict, on refusal too. Flags, policy and reserved fields have been
+ *	checked. Returns the binding's file, whose references keep the binding alive
+ *	(it takes its own on the dma-buf), or an ERR_PTR.
  * @ask: what @bind would do with a binding of @target by @arg's policy and flags,
  *	which have been checked: says what speaks against the target itself in
- *	@arg->verdict, and has dmabridge_user_ask() judge the rest. Claims nothing.
+ *	@arg->verdict, and has dmabridge_user_ask(), or of another exporter's dma-buf
+ *	dmabridge_foreign_judge(), judge the rest. Claims nothing.
  *	Return: 0, or the error that @bind would give.
  */
 struct dmabridge_importer {
 	u32 id;
 	struct module *owner;
-	struct file *(*bind)(struct dmabridge_buffer *buffer, struct file *target,
+	struct file *(*bind)(struct dma_buf *dmabuf, struct file *target,
 			     struct dmabridge_bind *bind);
 	int (*ask)(const struct dmabridge_question *question, struct file *target,
 		   struct dmabridge_negotiate *arg);
@@ -194,9 +216,6 @@ void dmabridge_importer_unregister(const struct dmabridge_importer *importer);
  */
 int dmabridge_copy_in(void *to, size_t size, unsigned int cmd, const void __user *from);
 int dmabridge_copy_out(void __user *to, unsigned int cmd, const void *from, size_t size);
-
-/* Take a reference on the file from the caller's dma-buf's buffer. */
-struct dmabridge_buffer *dmabridge_buffer_ref(struct dmabridge_buffer *buffer);
 
 /* Append a reason; past DMABRIDGE_MAX_REASONS it is counted, not kept. */
 void dmabridge_verdict_add(struct dmabridge_verdict *verdict,

@@ -104,6 +104,14 @@ void dmabridge_attacher_facts(struct dmabridge_region *region,
 	}
 }
 
+static void copy_reasons(const struct dmabridge_user_desc *desc, struct dmabridge_facts *facts)
+{
+	u32 i;
+
+	for (i = 0; i < min(desc->nr_reasons, DMABRIDGE_MAX_BLOCKERS); i++)
+		facts->blockers[facts->nr_blockers++] = desc->reasons[i];
+}
+
 /*
  * Whether an importer's own reasons against P2P are ones against the memory of
  * @region. RAM serves all, but one that insists on DMA gets no copy.
@@ -119,15 +127,26 @@ static bool reasons_count(const struct dmabridge_region *region, u32 buffer_poli
 void dmabridge_user_facts(struct dmabridge_region *region, u32 buffer_policy,
 			  const struct dmabridge_user_desc *desc, struct dmabridge_facts *facts)
 {
-	u32 i;
-
 	facts->importer_policy = desc->policy;
 	/* Its I/O is gated and drained: it follows every move, and every revoke. */
 	facts->peer2peer = true;
 	facts->revocable = true;
 	facts->needs_pages = !region->has_pages;
 	if (reasons_count(region, buffer_policy, desc))
-		for (i = 0; i < min(desc->nr_reasons, DMABRIDGE_MAX_BLOCKERS); i++)
-			facts->blockers[facts->nr_blockers++] = desc->reasons[i];
+		copy_reasons(desc, facts);
 	reach_facts(region, desc->device, facts);
+}
+
+void dmabridge_foreign_facts(const struct dmabridge_reason *foreign, u64 size,
+			     const struct dmabridge_user_desc *desc, struct dmabridge_facts *facts)
+{
+	/* All that is known of it: it is in system memory, and stays there. */
+	facts->region_kind = DMABRIDGE_REGION_SYSTEM;
+	facts->foreign = *foreign;
+	facts->buffer_policy = DMABRIDGE_POLICY_PREFER;
+	facts->placement = DMABRIDGE_PLACEMENT_SYSTEM;
+	facts->size = size;
+	facts->importer_policy = desc->policy;
+	facts->distance = -1;
+	copy_reasons(desc, facts);
 }

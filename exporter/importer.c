@@ -89,7 +89,7 @@ static const struct dmabridge_importer *importer_need(u32 id, struct dmabridge_v
 	return importer;
 }
 
-int dmabridge_importer_bind(struct dmabridge_buffer *buffer, struct dmabridge_bind *bind,
+int dmabridge_importer_bind(struct dma_buf *dmabuf, struct dmabridge_bind *bind,
 			    struct file **file)
 {
 	const struct dmabridge_importer *importer;
@@ -104,7 +104,7 @@ int dmabridge_importer_bind(struct dmabridge_buffer *buffer, struct dmabridge_bi
 
 	importer = importer_need(bind->importer, &bind->verdict);
 	if (importer) {
-		*file = importer->bind(buffer, target, bind);
+		*file = importer->bind(dmabuf, target, bind);
 		ret = PTR_ERR_OR_ZERO(*file);
 		module_put(importer->owner);
 	} else {

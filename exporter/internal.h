@@ -289,6 +289,10 @@ void dmabridge_attacher_facts(struct dmabridge_region *region,
 /* ... and of an importer of our own. */
 void dmabridge_user_facts(struct dmabridge_region *region, u32 buffer_policy,
 			  const struct dmabridge_user_desc *desc, struct dmabridge_facts *facts);
+/* All facts about an importer of our own and a dma-buf of another exporter. */
+void dmabridge_foreign_facts(const struct dmabridge_reason *foreign, u64 size,
+			     const struct dmabridge_user_desc *desc,
+			     struct dmabridge_facts *facts);
 /* The buffer's half. place_lock held. */
 void dmabridge_buffer_facts(struct dmabridge_buffer *buffer, struct dmabridge_facts *facts);
 /* The same of a buffer that @region would make. */
@@ -337,8 +341,14 @@ struct dmabridge_buffer {
 
 extern const struct dma_buf_ops dmabridge_dma_buf_ops;
 
-/* As dmabridge_buffer_get(); whose else it is gets into @verdict. */
-struct dmabridge_buffer *dmabridge_buffer_get_told(int fd, struct dmabridge_verdict *verdict);
+/*
+ * Our buffer behind a dma-buf fd of the current process. Return: with a reference on
+ * its dma-buf, to be dropped with dmabridge_buffer_put(); -EBADF: not open; -EINVAL:
+ * no dma-buf; -EMEDIUMTYPE: a dma-buf of another exporter.
+ */
+struct dmabridge_buffer *dmabridge_buffer_get(int fd);
+/* Take a reference on the dma-buf of a buffer that the caller has one on. */
+struct dmabridge_buffer *dmabridge_buffer_ref(struct dmabridge_buffer *buffer);
 /* Where a new buffer's bytes are. */
 u32 dmabridge_first_placement(const struct dmabridge_region *region, u32 policy);
 int dmabridge_buffer_query(struct dmabridge_buffer *buffer, struct dmabridge_query *query);
@@ -381,9 +391,6 @@ void dmabridge_revoke_finish(struct dmabridge_buffer *buffer);
 void dmabridge_wait_unmaps(struct dmabridge_buffer *buffer);
 void dmabridge_gate_released(struct percpu_ref *gate);
 
-/* Return: 0; -EINTR: a fatal signal; -ENODEV: @stop became true. */
-int dmabridge_wait_fences(struct dma_resv *resv, enum dma_resv_usage usage, const bool *stop);
-
 /* --- mapping.c ------------------------------------------------------------ */
 
 struct sg_table *dmabridge_map(struct dma_buf_attachment *attach, enum dma_data_direction dir);
@@ -418,10 +425,15 @@ bool dmabridge_denied(struct pci_dev *a, struct pci_dev *b);
 /* --- importer.c ----------------------------------------------------------- */
 
 u64 dmabridge_importer_mask(void);
-int dmabridge_importer_bind(struct dmabridge_buffer *buffer, struct dmabridge_bind *bind,
+int dmabridge_importer_bind(struct dma_buf *dmabuf, struct dmabridge_bind *bind,
 			    struct file **file);
 int dmabridge_importer_ask(const struct dmabridge_question *question,
 			   struct dmabridge_negotiate *arg);
+
+/* --- foreign.c ------------------------------------------------------------ */
+
+/* Nobody can say anything about it. Return: -EMEDIUMTYPE, with the reason in @verdict. */
+int dmabridge_foreign_refuse(const struct dma_buf *dmabuf, struct dmabridge_verdict *verdict);
 
 /* --- watch.c -------------------------------------------------------------- */
 

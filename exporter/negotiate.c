@@ -11,11 +11,18 @@
 #include "internal.h"
 
 struct dmabridge_question {
+	struct dma_buf *foreign;		/* NULL: ours. Else there is nothing more */
 	struct dmabridge_buffer *buffer;	/* NULL: one that the region would make */
 	struct dmabridge_region *region;
 	u64 size;
 	u32 policy;
 };
+
+struct dma_buf *dmabridge_question_foreign(const struct dmabridge_question *question)
+{
+	return question->foreign;
+}
+EXPORT_SYMBOL_GPL(dmabridge_question_foreign);
 
 #define FILE_FLAGS	(DMABRIDGE_NEGOTIATE_READ | DMABRIDGE_NEGOTIATE_WRITE)
 #define PCI_FLAGS	(DMABRIDGE_NEGOTIATE_STATIC | DMABRIDGE_NEGOTIATE_PEER2PEER | \
@@ -143,18 +150,38 @@ static int ask(const struct dmabridge_question *question, struct dmabridge_negot
 
 /* --- the question ------------------------------------------------------------- */
 
-static int ask_about_buffer(struct dmabridge_negotiate *arg)
+static int ask_about_buffer(struct dmabridge_buffer *buffer, struct dmabridge_negotiate *arg)
 {
-	struct dmabridge_question question = {};
+	const struct dmabridge_question question = {
+		.buffer = buffer,
+		.region = buffer->region,
+		.policy = buffer->policy,
+	};
+
+	return ask(&question, arg);
+}
+
+static int ask_about_foreign(struct dma_buf *dmabuf, struct dmabridge_negotiate *arg)
+{
+	const struct dmabridge_question question = { .foreign = dmabuf };
+
+	/* What its exporter would say to an attach, it alone knows. */
+	if (arg->kind != DMABRIDGE_NEGOTIATE_FILE)
+		return dmabridge_foreign_refuse(dmabuf, &arg->verdict);
+	return ask(&question, arg);
+}
+
+static int ask_about_dma_buf(struct dmabridge_negotiate *arg)
+{
+	struct dma_buf *dmabuf = dma_buf_get(arg->fd);
+	struct dmabridge_buffer *buffer;
 	int ret;
 
-	question.buffer = dmabridge_buffer_get_told(arg->fd, &arg->verdict);
-	if (IS_ERR(question.buffer))
-		return PTR_ERR(question.buffer);
-	question.region = question.buffer->region;
-	question.policy = question.buffer->policy;
-	ret = ask(&question, arg);
-	dmabridge_buffer_put(question.buffer);
+	if (IS_ERR(dmabuf))
+		return PTR_ERR(dmabuf);
+	buffer = dmabridge_buffer_of(dmabuf);
+	ret = buffer ? ask_about_buffer(buffer, arg) : ask_about_foreign(dmabuf, arg);
+	dma_buf_put(dmabuf);
 	return ret;
 }
 
@@ -205,5 +232,5 @@ static int ask_about_region(struct dmabridge_negotiate *arg)
 
 int dmabridge_negotiate(struct dmabridge_negotiate *arg)
 {
-	return arg->fd == -1 ? ask_about_region(arg) : ask_about_buffer(arg);
+	return arg->fd == -1 ? ask_about_region(arg) : ask_about_dma_buf(arg);
 }

@@ -97,11 +97,12 @@ int dmabridge_wait_fences(struct dma_resv *resv, enum dma_resv_usage usage, cons
 	while (!dma_resv_wait_timeout(resv, usage, false, HZ / 10)) {
 		if (fatal_signal_pending(current))
 			return -EINTR;
-		if (READ_ONCE(*stop))
+		if (stop && READ_ONCE(*stop))
 			return -ENODEV;
 	}
 	return 0;
 }
+EXPORT_SYMBOL_GPL(dmabridge_wait_fences);
 
 /* Why a move ended early. */
 static void explain_stop(struct dmabridge_verdict *verdict, int error)

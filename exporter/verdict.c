@@ -63,7 +63,9 @@ static void collect_blockers(const struct dmabridge_facts *facts,
 
 	if (verdict->policy == DMABRIDGE_POLICY_FORBID)
 		add(verdict, DMABRIDGE_REASON_POLICY_FORBID, DMABRIDGE_REASON_BLOCKS_P2P, 0);
-	if (facts->region_kind == DMABRIDGE_REGION_SYSTEM)
+	if (facts->foreign.code)
+		dmabridge_verdict_add(verdict, &facts->foreign);
+	else if (facts->region_kind == DMABRIDGE_REGION_SYSTEM)
 		add(verdict, DMABRIDGE_REASON_SYSTEM_REGION, DMABRIDGE_REASON_BLOCKS_P2P, 0);
 	if (facts->region_kind == DMABRIDGE_REGION_BAR)
 		collect_bar_blockers(facts, verdict);

@@ -14,6 +14,7 @@
 struct dmabridge_facts {
 	/* the buffer */
 	__u32 region_kind;
+	struct dmabridge_reason foreign;	/* it has no region; code 0: it has */
 	__u32 buffer_policy;
 	__u32 placement;		/* now; NONE: revoked */
 	struct dmabridge_reason why_in_system;	/* if there is no system_needer */

@@ -45,8 +45,8 @@ static long describe(struct block_binding *binding, unsigned int cmd, void __use
 	info->offset_align = binding->target.offset_align;
 	info->memory_align = binding->target.memory_align;
 	info->max_length = COMMAND_MAX_LENGTH;
-	info->buffer_size = dmabridge_buffer_size(binding->buffer);
-	info->generation = dmabridge_buffer_generation(binding->buffer);
+	info->buffer_size = memory_size(&binding->memory);
+	info->generation = memory_generation(&binding->memory);
 	info->verdict = binding->verdict;
 	sum_counters(binding, sum);
 	info->errors = sum->errors;
@@ -105,8 +105,7 @@ static int binding_release(struct inode *inode, struct file *file)
 
 	/* May move the buffer home, for which nobody needs the target. */
 	target_exit(&binding->target);
-	dmabridge_user_remove(binding->user);
-	dmabridge_buffer_put(binding->buffer);
+	memory_close(&binding->memory);
 	free_percpu(binding->counters);
 	kfree(binding);
 	return 0;
@@ -153,24 +152,25 @@ static void correct_route(const struct block_target *target, const struct reason
 		dmabridge_verdict_add(verdict, &blockers->reasons[i]);
 }
 
-static int join(struct block_binding *binding, struct dmabridge_buffer *buffer,
+static int join(struct block_binding *binding, struct dma_buf *dmabuf,
 		struct dmabridge_bind *bind)
 {
 	struct reason_list *blockers __free(kfree) = kzalloc_obj(*blockers);
 	struct dmabridge_user_desc desc;
+	int ret;
 
 	if (!blockers)
 		return -ENOMEM;
 	describe_user(&binding->target, bind->policy, blockers, &desc);
-	binding->user = dmabridge_user_add(buffer, &desc, &bind->verdict);
-	if (IS_ERR(binding->user))
-		return PTR_ERR(binding->user);
+	ret = memory_open(&binding->memory, dmabuf, &desc, &bind->verdict);
+	if (ret)
+		return ret;
 	correct_route(&binding->target, blockers, &bind->verdict);
 	binding->verdict = bind->verdict;
 	return 0;
 }
 
-struct file *binding_create(struct dmabridge_buffer *buffer, struct file *target,
+struct file *binding_create(struct dma_buf *dmabuf, struct file *target,
 			    struct dmabridge_bind *bind)
 {
 	struct block_binding *binding;
@@ -191,19 +191,18 @@ struct file *binding_create(struct dmabridge_buffer *buffer, struct file *target
 	ret = target_claim(&binding->target, &bind->verdict);
 	if (ret)
 		goto exit_target;
-	ret = join(binding, buffer, bind);
+	ret = join(binding, dmabuf, bind);
 	if (ret)
 		goto exit_target;
 	file = anon_inode_getfile("[dmabridge-binding]", &binding_fops, binding, O_RDWR);
 	if (IS_ERR(file)) {
 		ret = PTR_ERR(file);
-		goto remove_user;
+		goto close_memory;
 	}
-	binding->buffer = dmabridge_buffer_ref(buffer);
 	return file;
 
-remove_user:
-	dmabridge_user_remove(binding->user);
+close_memory:
+	memory_close(&binding->memory);
 exit_target:
 	target_exit(&binding->target);
 free_counters:
@@ -226,7 +225,7 @@ static int ask_target(const struct dmabridge_question *question, struct block_ta
 	if (ret)
 		return ret;
 	describe_user(target, arg->policy, blockers, &desc);
-	ret = dmabridge_user_ask(question, &desc, arg);
+	ret = memory_ask(question, &desc, arg);
 	if (!ret)
 		correct_route(target, blockers, &arg->verdict);
 	return ret;

@@ -3,15 +3,17 @@
  * dmabridge_block.ko's own structures: block devices and files as importers.
  *
  * Lifetime. A binding is the private data of its file. io_uring holds that file
- * for every command in flight, so the binding, its target and its user outlive
+ * for every command in flight, so the binding, its target and its memory outlive
  * each command, and release() runs when none is left. Nothing is cancelable:
  * block I/O always ends.
  *
- * A command holds the buffer in place from dmabridge_io_begin() until its DMA
- * has ended, and lets go right there, in interrupt context if need be. The
- * submitting task, which posts the CQE, may itself be waiting for the buffer.
+ * A command holds the buffer in place from memory_begin() until its DMA has ended,
+ * and lets go right there, in interrupt context if need be: memory_release(). The
+ * submitting task, which posts the CQE, may itself be waiting for the buffer. What
+ * is to be done for the memory by a task, memory_end(), it does before it posts.
  *
- * No lock is shared between commands. A binding's counters are per CPU.
+ * No lock is shared between commands on a buffer of ours. A binding's counters are
+ * per CPU.
  */
 #ifndef _DMABRIDGE_BLOCK_H
 #define _DMABRIDGE_BLOCK_H
@@ -20,8 +22,11 @@
 #include <linux/blkdev.h>
 #include <linux/fs.h>
 #include <linux/io_uring/cmd.h>
+#include <linux/iosys-map.h>
+#include <linux/mutex.h>
 #include <linux/percpu.h>
 #include <linux/seqlock.h>
+#include <linux/uio.h>
 #include <linux/workqueue.h>
 
 #include "../exporter/dmabridge_importer.h"
@@ -101,6 +106,70 @@ bool target_known_data(struct block_target *target, loff_t pos, loff_t end);
 /* How many bytes of [@pos, @end) are data now. Sleeps. */
 u64 target_find_data(struct block_target *target, loff_t pos, loff_t end);
 
+/* --- foreign.c: memory of another exporter --------------------------------- */
+
+struct block_foreign {
+	struct dma_buf_attachment *attach;	/* keeps it in place, and is never mapped */
+	struct iosys_map map;			/* all of it, for the kernel */
+	struct mutex begin_lock;		/* one begin_cpu_access() at a time */
+};
+
+struct block_command;
+
+/*
+ * @fill: it is going to be written. Return: 0; -EOPNOTSUPP, -EREMOTEIO: it is not
+ * mapped for the kernel, or is no system memory; else the exporter's error.
+ */
+int foreign_open(struct block_foreign *foreign, struct dma_buf *dmabuf, bool fill);
+void foreign_close(struct block_foreign *foreign, struct dma_buf *dmabuf);
+/* As memory_begin(), memory_end(), memory_segment(), memory_vec(). */
+int foreign_begin(struct block_foreign *foreign, struct dma_buf *dmabuf,
+		  const struct block_command *command, bool nowait);
+int foreign_end(struct block_foreign *foreign, struct dma_buf *dmabuf,
+		const struct block_command *command);
+struct dmabridge_segment foreign_segment(const struct block_foreign *foreign, u64 offset,
+					 size_t length);
+struct kvec foreign_vec(const struct block_foreign *foreign, u64 offset, size_t length);
+
+/* --- memory.c: where bytes are moved to or from ------------------------------ */
+
+struct block_memory {
+	struct dma_buf *dmabuf;			/* referenced */
+	struct dmabridge_buffer *buffer;	/* NULL: another exporter's */
+	struct dmabridge_user_state *user;	/* of the buffer */
+	struct block_foreign foreign;		/* if there is no buffer */
+};
+
+/*
+ * Negotiate a route to @dmabuf and keep it. Return: 0; as dmabridge_user_add(), or as
+ * dmabridge_foreign_judge().
+ */
+int memory_open(struct block_memory *memory, struct dma_buf *dmabuf,
+		const struct dmabridge_user_desc *desc, struct dmabridge_verdict *verdict);
+void memory_close(struct block_memory *memory);
+/* What memory_open() would say. */
+int memory_ask(const struct dmabridge_question *question, const struct dmabridge_user_desc *desc,
+	       struct dmabridge_negotiate *arg);
+u64 memory_size(const struct block_memory *memory);
+/* Of a buffer of ours; else 0. */
+u64 memory_generation(const struct block_memory *memory);
+/*
+ * Hold it for a command, whose route it sets, and wait for its fences. Return: 0;
+ * -EAGAIN: only with @nowait, it would have to wait; else as dmabridge_io_begin().
+ */
+int memory_begin(struct block_memory *memory, struct block_command *command, bool nowait);
+/* The DMA has ended. Any context. */
+void memory_release(struct block_memory *memory);
+/*
+ * After memory_release(): show the bytes to others. Sleeps. Return: 0, or why they
+ * may not see them.
+ */
+int memory_end(struct block_memory *memory, const struct block_command *command);
+/* Between begin and release, on other routes than bounce: a run of pages at @offset. */
+struct dmabridge_segment memory_segment(struct block_memory *memory, u64 offset, size_t length);
+/* The same as the kernel addresses it. */
+struct kvec memory_vec(struct block_memory *memory, u64 offset, size_t length);
+
 /* --- binding.c -------------------------------------------------------------- */
 
 struct binding_counters {
@@ -112,13 +181,12 @@ struct binding_counters {
 
 struct block_binding {
 	struct block_target target;
-	struct dmabridge_buffer *buffer;	/* referenced */
-	struct dmabridge_user_state *user;
+	struct block_memory memory;
 	struct dmabridge_verdict verdict;	/* as at bind */
 	struct binding_counters __percpu *counters;
 };
 
-struct file *binding_create(struct dmabridge_buffer *buffer, struct file *target,
+struct file *binding_create(struct dma_buf *dmabuf, struct file *target,
 			    struct dmabridge_bind *bind);
 /* What binding_create() would say, without a binding. */
 int binding_ask(const struct dmabridge_question *question, struct file *target,
@@ -158,7 +226,10 @@ int command_issue(struct io_uring_cmd *cmd, unsigned int issue_flags);
  * go. @unproved: how many of the bytes nobody can vouch for. Any context.
  */
 void command_dma_done(struct io_uring_cmd *cmd, s32 result, u32 unproved);
-/* Post the CQE, after command_dma_done(). Nothing of @cmd may be used after. Any context. */
+/*
+ * Have the submitter end it and post the CQE, after command_dma_done(). Nothing of @cmd
+ * may be used after. Any context.
+ */
 void command_post(struct io_uring_cmd *cmd);
 /* It is issued again after -EAGAIN. */
 void command_count_reissue(struct io_uring_cmd *cmd);

@@ -58,4 +58,5 @@ module_exit(dmabridge_block_exit);
 
 MODULE_DESCRIPTION("Block devices and files as importers of dmabridge buffers");
 MODULE_LICENSE("GPL");
+MODULE_IMPORT_NS("DMA_BUF");
 MODULE_ALIAS("dmabridge-importer-0");

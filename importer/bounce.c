@@ -63,7 +63,7 @@ static ssize_t move_file(struct io_uring_cmd *cmd, loff_t pos, void *data, size_
 static ssize_t bounce_piece(struct io_uring_cmd *cmd, struct page *pages, u32 done, u32 length)
 {
 	const struct block_command *command = to_command(cmd);
-	struct dmabridge_user_state *user = to_binding(cmd)->user;
+	struct dmabridge_user_state *user = to_binding(cmd)->memory.user;
 	u64 at = command->buffer_offset + done;
 	loff_t pos = command->file_offset + done;
 	ssize_t moved;

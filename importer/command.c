@@ -50,7 +50,7 @@ static int check(const struct block_binding *binding, const struct block_command
 	if (!(target->flags & (command->write ? DMABRIDGE_BIND_WRITE : DMABRIDGE_BIND_READ)))
 		return -EBADF;
 	if (check_add_overflow(command->buffer_offset, command->length, &end) ||
-	    end > dmabridge_buffer_size(binding->buffer))
+	    end > memory_size(&binding->memory))
 		return -ERANGE;
 	if (command->length > COMMAND_MAX_LENGTH ||
 	    (command->file_offset | command->length) & (target->offset_align - 1) ||
@@ -118,8 +118,16 @@ void command_dma_done(struct io_uring_cmd *cmd, s32 result, u32 unproved)
 
 	command->result = final_result(command, result);
 	count(binding, command, command->result, unproved);
-	dmabridge_io_end(binding->user);
+	memory_release(&binding->memory);
 	end_write(cmd);
+}
+
+/* Return: the result, which is an error if what was done is of no use. */
+static s32 end_access(struct io_uring_cmd *cmd, s32 result)
+{
+	int error = memory_end(&to_binding(cmd)->memory, to_command(cmd));
+
+	return result < 0 ? result : error ?: result;
 }
 
 static void post_in_task(struct io_tw_req tw_req, io_tw_token_t tw)
@@ -127,14 +135,17 @@ static void post_in_task(struct io_tw_req tw_req, io_tw_token_t tw)
 	struct io_uring_cmd *cmd = io_uring_cmd_from_tw(tw_req);
 	struct block_command *command = to_command(cmd);
 	struct file *file = to_binding(cmd)->target.file;
+	s32 result = end_access(cmd, command->result);
 
+	if (unlikely(result != command->result))
+		this_cpu_inc(to_binding(cmd)->counters->errors);
 	if (command->result >= 0) {
 		if (command->write)
 			fsnotify_modify(file);
 		else
 			fsnotify_access(file);
 	}
-	io_uring_cmd_done(cmd, command->result, IO_URING_CMD_TASK_WORK_ISSUE_FLAGS);
+	io_uring_cmd_done(cmd, result, IO_URING_CMD_TASK_WORK_ISSUE_FLAGS);
 }
 
 /* Lazily: it posts one CQE and nothing else waits for it. */
@@ -153,30 +164,28 @@ static int run(struct io_uring_cmd *cmd, bool nowait, u32 *unproved)
 {
 	struct block_binding *binding = to_binding(cmd);
 	struct block_command *command = to_command(cmd);
-	enum dma_data_direction dir = command->write ? DMA_TO_DEVICE : DMA_FROM_DEVICE;
-	u32 route;
 	int ret;
 
 	ret = begin_write(cmd, nowait);
 	if (ret)
 		return ret;
-	ret = dmabridge_io_begin(binding->user, dir, nowait, &route);
+	ret = memory_begin(&binding->memory, command, nowait);
 	if (ret) {
 		end_write(cmd);
 		return ret;
 	}
-	command->route = route;
-	if (is_p2p(route) && unlikely(!target_can_p2p(&binding->target)))
+	if (is_p2p(command->route) && unlikely(!target_can_p2p(&binding->target)))
 		ret = -EREMOTEIO;
-	else if (route == DMABRIDGE_ROUTE_BOUNCE)
+	else if (command->route == DMABRIDGE_ROUTE_BOUNCE)
 		ret = bounce_issue(cmd, nowait);
 	else if (binding->target.raw)
 		ret = raw_issue(cmd, nowait);
 	else
 		ret = file_issue(cmd, nowait, unproved);
 	if (ret != -EIOCBQUEUED) {
-		dmabridge_io_end(binding->user);
+		memory_release(&binding->memory);
 		end_write(cmd);
+		ret = end_access(cmd, ret);
 		/* Reads were reported by vfs_iocb_iter_read(). */
 		if (ret > 0 && command->write)
 			fsnotify_modify(binding->target.file);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Files: vectors over the kernel's linear map of the buffer's pages, handed to the
+ * Files: vectors over the kernel's mapping of the buffer's pages, handed to the
  * file system as a direct I/O. Vectors of pages (ITER_BVEC) would save work, but
  * then the block layer may merge a peer's memory with somebody else's requests.
  *
@@ -60,15 +60,15 @@ static struct kmem_cache *file_ios;
 
 /* --- the vectors ------------------------------------------------------------------ */
 
-static unsigned int count_segments(struct block_binding *binding,
-				   const struct block_command *command)
+static unsigned int count_vecs(struct block_binding *binding,
+			       const struct block_command *command)
 {
 	unsigned int nr = 0;
 	u32 done = 0;
 
 	while (done < command->length) {
-		done += dmabridge_io_segment(binding->user, command->buffer_offset + done,
-					     command->length - done).length;
+		done += memory_vec(&binding->memory, command->buffer_offset + done,
+				   command->length - done).iov_len;
 		nr++;
 	}
 	return nr;
@@ -81,7 +81,7 @@ static int fill_vecs(struct file_io *io)
 	u32 done = 0;
 	unsigned int i;
 
-	io->nr_vecs = count_segments(binding, command);
+	io->nr_vecs = count_vecs(binding, command);
 	io->vecs = io->inline_vecs;
 	if (io->nr_vecs > INLINE_VECS) {
 		io->vecs = kvmalloc_array(io->nr_vecs, sizeof(*io->vecs), GFP_KERNEL_ACCOUNT);
@@ -89,13 +89,9 @@ static int fill_vecs(struct file_io *io)
 			return -ENOMEM;
 	}
 	for (i = 0; i < io->nr_vecs; i++) {
-		struct dmabridge_segment segment =
-			dmabridge_io_segment(binding->user, command->buffer_offset + done,
-					     command->length - done);
-
-		io->vecs[i].iov_base = page_address(segment.page) + segment.offset;
-		io->vecs[i].iov_len = segment.length;
-		done += segment.length;
+		io->vecs[i] = memory_vec(&binding->memory, command->buffer_offset + done,
+					 command->length - done);
+		done += io->vecs[i].iov_len;
 	}
 	return 0;
 }

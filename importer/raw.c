@@ -161,7 +161,7 @@ static struct bio *raw_build(struct io_uring_cmd *cmd, u32 from, u32 length, boo
 	struct bio *bio;
 
 	length = raw_limit(bdev, sector, length);
-	segment = dmabridge_io_segment(binding->user, offset, length);
+	segment = memory_segment(&binding->memory, offset, length);
 	if (segment.length < length)
 		nr_vecs = min3(DIV_ROUND_UP(offset_in_page(offset) + length, (u32)PAGE_SIZE),
 			       (u32)BIO_MAX_VECS, (u32)bdev_max_segments(bdev));
@@ -173,8 +173,8 @@ static struct bio *raw_build(struct io_uring_cmd *cmd, u32 from, u32 length, boo
 	bio->bi_end_io = raw_end_io;
 	while (bio_add_page(bio, segment.page, segment.length, segment.offset) &&
 	       bio->bi_iter.bi_size < length)
-		segment = dmabridge_io_segment(binding->user, offset + bio->bi_iter.bi_size,
-					       length - bio->bi_iter.bi_size);
+		segment = memory_segment(&binding->memory, offset + bio->bi_iter.bi_size,
+					 length - bio->bi_iter.bi_size);
 	/* Out of vectors, and perhaps inside a block. */
 	bio->bi_iter.bi_size = round_down(bio->bi_iter.bi_size, bdev_logical_block_size(bdev));
 

@@ -138,7 +138,7 @@ enum dmabridge_reason_code {
 	DMABRIDGE_REASON_TARGET_READ_ONLY	= 69,
 	DMABRIDGE_REASON_TARGET_NOT_READABLE	= 70,	/* fd not opened for that access; value: DMABRIDGE_BIND_* missing */
 	DMABRIDGE_REASON_TARGET_BUSY		= 71,	/* mounted, or claimed by somebody else */
-	DMABRIDGE_REASON_FOREIGN_BUFFER		= 72,	/* a dma-buf of another exporter; name: that exporter */
+	DMABRIDGE_REASON_FOREIGN_BUFFER		= 72,	/* a dma-buf of another exporter; name: that one, value: errno if the kernel cannot have its pages, else 0 */
 	DMABRIDGE_REASON_NO_IMPORTER		= 73,	/* dmabridge_block is not loaded */
 	DMABRIDGE_REASON_LEG			= 74,	/* a disk that it is made of cannot; name: that one, device: its function */
 	DMABRIDGE_REASON_RAID_WRITE		= 75,	/* md takes a failed P2P write for a failed leg; name: the disk */
@@ -303,6 +303,9 @@ struct dmabridge_move {
  * need the target fd opened for them. WRITE to a block device claims the device
  * exclusively for as long as the binding lives: it must not be mounted or be
  * opened O_EXCL, by the caller either.
+ *
+ * The dma-buf may be another exporter's, of system memory that it can map for the
+ * kernel and does not move. It is served from there; else -EMEDIUMTYPE.
  */
 struct dmabridge_bind {
 	__s32 fd;			/* in: the dma-buf */
@@ -364,6 +367,9 @@ struct dmabridge_event {
  * REVOCABLE; no such function: -ENODEV, and no reason). A function without a driver
  * is judged by the DMA mask that it has: PCI's own, 32 bits. A file is opened for
  * the answer, which those who watch files can see.
+ *
+ * About another exporter's dma-buf only a FILE can be asked, for which it is
+ * attached and mapped meanwhile; PCI: -EMEDIUMTYPE.
  *
  * 0: it would be served. Else the error that its attach or bind would get; the
  * verdict comes with both. What a move alone finds out is not foretold: memory
@@ -435,7 +441,7 @@ struct dmabridge_binding_info {
 	__u64 buffer_size;		/* out */
 	__u64 errors;			/* out: commands that failed */
 	__u64 reissued;			/* out: commands issued again after -EAGAIN */
-	__u64 generation;		/* out: the buffer's */
+	__u64 generation;		/* out: the buffer's; 0: another exporter's */
 	struct dmabridge_io_counter routes[DMABRIDGE_NR_ROUTES];	/* out: by enum dmabridge_route */
 	struct dmabridge_verdict verdict;	/* out: as at bind */
 };

@@ -2,10 +2,6 @@
 #include "exporter.hpp"
 
 #include <fcntl.h>
-#include <linux/dma-heap.h>
-#include <linux/udmabuf.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -22,6 +18,7 @@
 #include "support/drives.hpp"
 #include "support/fixture.hpp"
 #include "support/pci_driver.hpp"
+#include "support/system_buffers.hpp"
 #include "support/vgem.hpp"
 #include "transfer_fd.hpp"
 
@@ -76,20 +73,7 @@ class Udmabuf : public Exporter {
 
   std::string name() const override { return "udmabuf"; }
   bool cleared() const override { return true; }
-  Fd make() override {
-    const Fd memory(memfd_create("conformance", MFD_ALLOW_SEALING | MFD_CLOEXEC));
-    if (!memory || ftruncate(memory.get(), static_cast<off_t>(size_)) != 0 ||
-        fcntl(memory.get(), F_ADD_SEALS, F_SEAL_SHRINK) != 0)
-      throw std::system_error(errno, std::generic_category(), "memfd");
-    const Fd node = open_file("/dev/udmabuf", O_RDWR);
-    udmabuf_create argument{};
-    argument.memfd = static_cast<std::uint32_t>(memory.get());
-    argument.flags = UDMABUF_FLAGS_CLOEXEC;
-    argument.size = size_;
-    Fd buffer(ioctl(node.get(), UDMABUF_CREATE, &argument));
-    if (!buffer) throw std::system_error(errno, std::generic_category(), "UDMABUF_CREATE");
-    return buffer;
-  }
+  Fd make() override { return make_udmabuf(size_).buffer; }
 
  private:
   const std::uint64_t size_;
@@ -101,14 +85,7 @@ class DmaHeap : public Exporter {
 
   std::string name() const override { return "dma-heap"; }
   bool cleared() const override { return true; }
-  Fd make() override {
-    const Fd heap = open_file("/dev/dma_heap/system", O_RDWR);
-    dma_heap_allocation_data argument{};
-    argument.len = size_;
-    argument.fd_flags = O_RDWR | O_CLOEXEC;
-    check(call(heap.get(), DMA_HEAP_IOCTL_ALLOC, &argument), "DMA_HEAP_IOCTL_ALLOC");
-    return Fd(static_cast<int>(argument.fd));
-  }
+  Fd make() override { return allocate_from_heap(size_); }
 
  private:
   const std::uint64_t size_;

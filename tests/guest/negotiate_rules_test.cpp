@@ -4,7 +4,6 @@
 // other users of the buffer, the state of the target; and disks that are made of others.
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/dma-heap.h>
 
 #include <atomic>
 #include <dmabridge/confirm.hpp>
@@ -16,6 +15,7 @@
 #include "machine.hpp"
 #include "support/block_fixture.hpp"
 #include "support/raid.hpp"
+#include "support/system_buffers.hpp"
 #include "support/test_importer.hpp"
 
 namespace dmabridge::test {
@@ -265,14 +265,9 @@ TEST_F(Rules, ReadOnlyDeviceIsForetold) {
 }
 
 TEST_F(Rules, BufferOfAnotherExporterIsNamed) {
-  const Fd heap(open("/dev/dma_heap/system", O_RDWR | O_CLOEXEC)), target = raw();
-  if (!heap)
-    GTEST_SKIP() << "this kernel has no /dev/dma_heap/system to take a foreign dma-buf from";
-  dma_heap_allocation_data allocation{
-      .len = 4096, .fd = 0, .fd_flags = O_RDWR | O_CLOEXEC, .heap_flags = 0};
-  ASSERT_EQ(call(heap.get(), DMA_HEAP_IOCTL_ALLOC, &allocation), 0);
-  const Fd foreign(static_cast<int>(allocation.fd));
-  const Answer answer = ask_file(foreign.get(), target.get());
+  const Fd foreign = allocate_from_heap(4096);
+  // Files are what the area "foreign" is about. What it says to an attach its exporter knows.
+  const Answer answer = ask_function(foreign.get(), near(), p2p_flags);
   EXPECT_EQ(answer.error, -EMEDIUMTYPE);
   const dmabridge_reason* reason = find_reason(answer.verdict, DMABRIDGE_REASON_FOREIGN_BUFFER);
   ASSERT_TRUE(reason) << describe(answer.verdict);

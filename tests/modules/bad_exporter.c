@@ -167,6 +167,13 @@ static int bad_begin(struct dma_buf *dmabuf, enum dma_data_direction dir)
 	return buffer->fault == BAD_EXPORTER_NO_CPU_ACCESS ? -EIO : 0;
 }
 
+static int bad_end(struct dma_buf *dmabuf, enum dma_data_direction dir)
+{
+	const struct buffer *buffer = dmabuf->priv;
+
+	return buffer->fault == BAD_EXPORTER_ENDLESS_ACCESS ? -EIO : 0;
+}
+
 static vm_fault_t bad_fault(struct vm_fault *vmf)
 {
 	const struct buffer *buffer = vmf->vma->vm_private_data;
@@ -200,6 +207,21 @@ static int bad_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 	return 0;
 }
 
+/* Of any device. Nobody is to touch it. */
+static void __iomem *map_device(void)
+{
+	struct pci_dev *pdev __free(pci_dev_put) =
+		pci_get_class(PCI_CLASS_STORAGE_EXPRESS, NULL);
+
+	return pdev ? ioremap(pci_resource_start(pdev, 0), BAD_EXPORTER_SIZE) : NULL;
+}
+
+static bool maps_device(const struct buffer *buffer)
+{
+	return buffer->fault == BAD_EXPORTER_VMAP_IO ||
+	       buffer->fault == BAD_EXPORTER_VMAP_IO_UNSAID;
+}
+
 static int bad_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	const struct buffer *buffer = dmabuf->priv;
@@ -207,9 +229,14 @@ static int bad_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 
 	if (buffer->fault == BAD_EXPORTER_VMAP_COPY)
 		memory = kmemdup(memory, BAD_EXPORTER_SIZE, GFP_KERNEL);
+	if (maps_device(buffer))
+		memory = (void __force *)map_device();
 	if (!memory)
 		return -ENOMEM;
-	iosys_map_set_vaddr(map, memory);
+	if (buffer->fault == BAD_EXPORTER_VMAP_IO)
+		iosys_map_set_vaddr_iomem(map, (void __iomem __force *)memory);
+	else
+		iosys_map_set_vaddr(map, memory);
 	return 0;
 }
 
@@ -219,22 +246,45 @@ static void bad_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 
 	if (buffer->fault == BAD_EXPORTER_VMAP_COPY)
 		kfree(map->vaddr);
+	if (maps_device(buffer))
+		iounmap(map->vaddr_iomem);
 }
 
+#define COMMON_OPS				\
+	.attach = bad_attach,			\
+	.map_dma_buf = bad_map,			\
+	.unmap_dma_buf = bad_unmap,		\
+	.release = bad_release,			\
+	.begin_cpu_access = bad_begin,		\
+	.end_cpu_access = bad_end,		\
+	.mmap = bad_mmap
+
 static const struct dma_buf_ops bad_ops = {
-	.attach = bad_attach,
+	COMMON_OPS,
 	.pin = bad_pin,
 	.unpin = bad_unpin,
-	.map_dma_buf = bad_map,
-	.unmap_dma_buf = bad_unmap,
-	.release = bad_release,
-	.begin_cpu_access = bad_begin,
-	.mmap = bad_mmap,
 	.vmap = bad_vmap,
 	.vunmap = bad_vunmap,
 };
 
-static long export_buffer(enum bad_exporter_fault fault)
+static const struct dma_buf_ops static_ops = {
+	COMMON_OPS,
+	.vmap = bad_vmap,
+	.vunmap = bad_vunmap,
+};
+
+static const struct dma_buf_ops unmapped_ops = {
+	COMMON_OPS,
+};
+
+static const struct dma_buf_ops *choose_ops(enum bad_exporter_fault fault, bool is_static)
+{
+	if (!is_static)
+		return &bad_ops;
+	return fault == BAD_EXPORTER_NO_VMAP ? &unmapped_ops : &static_ops;
+}
+
+static long export_buffer(enum bad_exporter_fault fault, bool is_static)
 {
 	DEFINE_DMA_BUF_EXPORT_INFO(info);
 	struct dma_buf *dmabuf;
@@ -253,7 +303,7 @@ static long export_buffer(enum bad_exporter_fault fault)
 			return -ENOMEM;
 		}
 	}
-	info.ops = &bad_ops;
+	info.ops = choose_ops(fault, is_static);
 	info.size = BAD_EXPORTER_SIZE;
 	info.flags = O_RDWR;
 	info.priv = buffer;
@@ -270,11 +320,13 @@ static long export_buffer(enum bad_exporter_fault fault)
 
 static long node_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
+	unsigned long fault = arg & ~BAD_EXPORTER_STATIC;
+
 	if (cmd != BAD_EXPORTER_IOCTL_EXPORT)
 		return -ENOTTY;
-	if (arg > BAD_EXPORTER_VMAP_COPY)
+	if (fault > BAD_EXPORTER_ENDLESS_ACCESS)
 		return -EINVAL;
-	return export_buffer(arg);
+	return export_buffer(fault, arg & BAD_EXPORTER_STATIC);
 }
 
 static const struct file_operations node_fops = {

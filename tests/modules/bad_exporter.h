@@ -22,11 +22,18 @@ enum bad_exporter_fault {
 	BAD_EXPORTER_MMAP_OFFSET	= 10,	/* mmap ignores the offset */
 	BAD_EXPORTER_MMAP_GROWS		= 11,	/* a mapping can grow over the end */
 	BAD_EXPORTER_VMAP_COPY		= 12,	/* vmap gives a copy */
+	BAD_EXPORTER_NO_VMAP		= 13,	/* with BAD_EXPORTER_STATIC only */
+	BAD_EXPORTER_VMAP_IO		= 14,	/* vmap gives device memory */
+	BAD_EXPORTER_VMAP_IO_UNSAID	= 15,	/* ... as if it was none */
+	BAD_EXPORTER_ENDLESS_ACCESS	= 16,	/* end_cpu_access fails */
 };
+
+/* Added to the fault: without operations to pin. */
+#define BAD_EXPORTER_STATIC	0x100
 
 #define BAD_EXPORTER_SIZE	65536
 
-/* argument: enum bad_exporter_fault. Returns the fd of a new dma-buf. */
+/* argument: enum bad_exporter_fault, BAD_EXPORTER_STATIC. Returns the fd of a new dma-buf. */
 #define BAD_EXPORTER_IOCTL_EXPORT	_IO(0xDD, 0x00)
 
 #endif /* _DMABRIDGE_BAD_EXPORTER_H */

@@ -207,6 +207,23 @@ TEST(judge, a_region_of_system_memory_says_so_and_refuses_require) {
   EXPECT_EQ(judge(facts).decision.error, -EOPNOTSUPP);
 }
 
+TEST(judge, another_exporters_memory_serves_all_but_who_requires_p2p) {
+  auto facts = good_facts();
+  facts.region_kind = DMABRIDGE_REGION_SYSTEM;
+  facts.foreign = reason_of(DMABRIDGE_REASON_FOREIGN_BUFFER);
+  facts.placement = DMABRIDGE_PLACEMENT_SYSTEM;
+  facts.distance = -1;
+  EXPECT_EQ(judge(facts).verdict.route, DMABRIDGE_ROUTE_SYSTEM);
+  EXPECT_EQ(codes(judge(facts).verdict), std::set<std::uint32_t>{DMABRIDGE_REASON_FOREIGN_BUFFER});
+  facts.importer_policy = DMABRIDGE_POLICY_FORBID;
+  EXPECT_EQ(judge(facts).decision.error, 0);
+  facts.importer_policy = DMABRIDGE_POLICY_REQUIRE;
+  facts.blockers[facts.nr_blockers++] = reason_of(DMABRIDGE_REASON_QUEUE_NO_P2P);
+  EXPECT_EQ(judge(facts).decision.error, -EOPNOTSUPP);
+  EXPECT_EQ(codes(judge(facts).verdict), (std::set<std::uint32_t>{DMABRIDGE_REASON_FOREIGN_BUFFER,
+                                                                  DMABRIDGE_REASON_QUEUE_NO_P2P}));
+}
+
 TEST(judge, without_pages_block_io_bounces_where_the_buffer_is) {
   auto facts = good_facts();
   facts.needs_pages = true;

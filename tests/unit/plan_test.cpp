@@ -234,6 +234,21 @@ TEST(plan, system_region_is_never_p2p) {
   EXPECT_EQ(codes(only.word.reasons), code_set{DMABRIDGE_REASON_SYSTEM_REGION});
 }
 
+TEST(plan, another_exporters_memory_serves_all_but_who_requires_p2p) {
+  auto buffer = memory();
+  buffer.kind = region_kind::system;
+  buffer.foreign = "udmabuf";
+  buffer.placement = placement::system;
+  buffer.device.reset();
+  const auto only = alone(usual_machine(), buffer, near_drive());
+  EXPECT_EQ(only.word.route, route::system);
+  ASSERT_EQ(codes(only.word.reasons), code_set{DMABRIDGE_REASON_FOREIGN_BUFFER});
+  EXPECT_EQ(only.word.reasons.front().name, "udmabuf");
+  auto strict = near_drive();
+  strict.policy = policy::require;
+  EXPECT_EQ(alone(usual_machine(), buffer, strict).word.route, route::none);
+}
+
 // --- the machine ---------------------------------------------------------------------------------
 
 // What is changed for the worse in a machine, and the reason that it makes.

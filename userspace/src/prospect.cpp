@@ -262,7 +262,9 @@ auto look_at(const topology& machine, const buffer_facts& buffer, const importer
   if (buffer.kind == region_kind::stolen) result.straight = route::stolen;
   if (buffer.kind == region_kind::system) {
     result.straight = route::system;
-    result.against.push_back(blocker(DMABRIDGE_REASON_SYSTEM_REGION));
+    result.against.push_back(buffer.foreign.empty()
+                                 ? blocker(DMABRIDGE_REASON_SYSTEM_REGION)
+                                 : named(DMABRIDGE_REASON_FOREIGN_BUFFER, buffer.foreign));
   }
   if (buffer.kind != region_kind::bar) {
     std::ranges::copy(importer.own, std::back_inserter(result.against));

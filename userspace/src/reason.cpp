@@ -205,7 +205,10 @@ constexpr auto table = std::to_array<reason_description>({
      "unmount it, or end that use: lsblk /dev/{name} and fuser -v /dev/{name} show it"},
     {DMABRIDGE_REASON_FOREIGN_BUFFER, "foreign_buffer",
      "the buffer comes from another exporter, whose pages are not ours to vouch for",
-     "exporter {name}", "allocate the buffer in a dmabridge region", true},
+     "exporter {name}",
+     "allocate the buffer in a dmabridge region; if its exporter gives the kernel no mapping of "
+     "system memory, do the I/O on a mapping that can be pinned, or on memory of your own and copy",
+     true},
     {DMABRIDGE_REASON_NO_IMPORTER, "no_importer", "the block importer is not loaded", "",
      "modprobe dmabridge_block"},
     {DMABRIDGE_REASON_LEG, "leg", "a disk that this one is made of cannot take part",

@@ -4,7 +4,6 @@
 #include <drm/drm.h>
 #include <drm/vgem_drm.h>
 #include <fcntl.h>
-#include <linux/dma-buf.h>
 
 #include <array>
 #include <cerrno>
@@ -108,15 +107,15 @@ Fd fences_of(int dma_buf) {
   return Fd(exported.fd);
 }
 
-void put_fence(int sync_file, int dma_buf) {
+void put_fence(int sync_file, int dma_buf, std::uint32_t as) {
   dma_buf_import_sync_file imported{};
-  imported.flags = DMA_BUF_SYNC_WRITE;
+  imported.flags = as;
   imported.fd = sync_file;
   check(call(dma_buf, DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &imported), "DMA_BUF_IOCTL_IMPORT_SYNC_FILE");
 }
 
-void copy_fences(int from, int to) {
-  put_fence(fences_of(from).get(), to);
+void copy_fences(int from, int to, std::uint32_t as) {
+  put_fence(fences_of(from).get(), to, as);
 }
 
 }  // namespace dmabridge::test

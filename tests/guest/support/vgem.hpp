@@ -4,6 +4,8 @@
 // no PCI function), and a source of fences.
 #pragma once
 
+#include <linux/dma-buf.h>
+
 #include <cstdint>
 
 #include "fd.hpp"
@@ -34,10 +36,11 @@ class Vgem {
 // A sync file that is signalled when all fences of a dma-buf are.
 Fd fences_of(int dma_buf);
 
-// Puts a sync file's fence on a dma-buf, as that of a writer.
-void put_fence(int sync_file, int dma_buf);
+// Puts a sync file's fence on a dma-buf, as that of a writer, or, with DMA_BUF_SYNC_READ, of a
+// reader.
+void put_fence(int sync_file, int dma_buf, std::uint32_t as = DMA_BUF_SYNC_WRITE);
 
-// Puts the fences of one dma-buf on another, as those of writers.
-void copy_fences(int from, int to);
+// Puts the fences of one dma-buf on another, likewise.
+void copy_fences(int from, int to, std::uint32_t as = DMA_BUF_SYNC_WRITE);
 
 }  // namespace dmabridge::test

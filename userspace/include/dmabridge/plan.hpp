@@ -24,6 +24,9 @@ namespace dmabridge {
 struct buffer_facts {
   std::string name{};  // "region vram0", for people
   region_kind kind = region_kind::bar;
+  // Another exporter's, by that name, in system memory of which it gives the kernel a mapping. Goes
+  // with kind and placement system, and is for block I/O only. Empty: of a region of ours.
+  std::string foreign{};
   std::optional<pci_address> device{};  // the exporting function; nothing: none (system memory)
   unsigned bar = 0;
   bool has_pages = true;  // block I/O needs no bounce
