@@ -3,8 +3,6 @@
 // Bindings of files.
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/fs.h>
-#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -417,10 +415,7 @@ TEST_F(OtherTarget, FileWithDataJournalIsNotP2p) {
   make_pattern_file(path, 256 * KiB, 0x73);
   {
     const Fd file = open_file(path, O_RDWR);
-    int flags = 0;
-    ASSERT_EQ(ioctl(file.get(), FS_IOC_GETFLAGS, &flags), 0);
-    flags |= FS_JOURNAL_DATA_FL;
-    ASSERT_EQ(ioctl(file.get(), FS_IOC_SETFLAGS, &flags), 0);
+    journal_data(file.get());
     ASSERT_EQ(fsync(file.get()), 0);
     const Bound refused =
         make(path, 256 * KiB, DMABRIDGE_POLICY_REQUIRE, DMABRIDGE_BIND_READ, O_RDONLY);
@@ -448,10 +443,7 @@ TEST_F(OtherTarget, FileThatGetsADataJournalIsNotP2pAnyMore) {
     const Bound bound =
         make(path, 256 * KiB, DMABRIDGE_POLICY_REQUIRE, DMABRIDGE_BIND_READ, O_RDWR);
     ASSERT_EQ(bound.binding.error, 0) << describe(bound.binding.verdict);
-    int flags = 0;
-    ASSERT_EQ(ioctl(bound.target.get(), FS_IOC_GETFLAGS, &flags), 0);
-    flags |= FS_JOURNAL_DATA_FL;
-    ASSERT_EQ(ioctl(bound.target.get(), FS_IOC_SETFLAGS, &flags), 0);
+    journal_data(bound.target.get());
     EXPECT_LT(load(bound, 256 * KiB), 0);
     EXPECT_EQ(bound.bytes_on(DMABRIDGE_ROUTE_P2P_BUS), 0u);
   }

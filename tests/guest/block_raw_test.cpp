@@ -12,7 +12,6 @@
 #include <chrono>
 #include <csignal>
 #include <cstring>
-#include <random>
 #include <stdexcept>
 
 #include "machine.hpp"
@@ -116,23 +115,11 @@ TEST_F(RawDrive, RandomRangesLandWhereTheyShould) {
   const Bound bound =
       make(raw_.path(), size, DMABRIDGE_POLICY_REQUIRE, DMABRIDGE_BIND_READ, O_RDONLY);
   ASSERT_EQ(bound.binding.error, 0);
-  const auto info = bound.info();
   const Mapping mapping(bound.buffer.get(), size);
   std::vector<std::byte> expected(size);
   fill_pattern(expected.data(), size, 0x77, 0);
   std::memcpy(mapping.data(), expected.data(), size);
-  std::mt19937_64 random(3);
-  for (int i = 0; i < 200; i++) {
-    const std::uint64_t length = (1 + random() % (random() % 2 ? 16 : 2048)) * info.offset_align;
-    const std::uint64_t to = random() % ((size - length) / info.memory_align) * info.memory_align;
-    const std::uint64_t from =
-        random() % ((raw_.size - length) / info.offset_align) * info.offset_align;
-    ASSERT_EQ(ring_.transfer(bound.fd(), DMABRIDGE_URING_READ, to,
-                             static_cast<std::uint32_t>(length), from),
-              static_cast<int>(length))
-        << length << " bytes from " << from << " to " << to;
-    fill_pattern(expected.data() + to, length, 0xa0, from);
-  }
+  read_random_ranges(bound, raw_.size, 0xa0, 200, 3, expected);
   const auto bytes = host_bytes(bound.buffer.get(), 0, size);
   const auto [is, should] = std::ranges::mismatch(bytes, expected);
   EXPECT_EQ(is, bytes.end()) << "first difference at " << is - bytes.begin();

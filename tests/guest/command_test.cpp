@@ -132,9 +132,9 @@ TEST_F(Command, FileGoesIntoMemoryOfEveryApiAndBack) {
   for (const std::string api : {"udmabuf", "dma-heap", "dma-heap:system", "vulkan:llvmpipe"}) {
     const Output output =
         run(fmt::format("load {0} --into {2} --json -- sh -c 'dmabridge save {1} --length "
-                        "$DMABRIDGE_BUFFER_LENGTH >&2'",
+                        "$DMABRIDGE_BUFFER_LENGTH >/tmp/save.log 2>&1'",
                         mount.file("in"), mount.file("out"), api));
-    ASSERT_EQ(output.status, ok) << api << ": " << output.text;
+    ASSERT_EQ(output.status, ok) << api << ": " << output.text << shell("cat /tmp/save.log").text;
     const json report = json::parse(output.text);
     EXPECT_EQ(report.at("bytes"), size) << api;
     EXPECT_EQ(report.at("buffer"), nullptr) << api;

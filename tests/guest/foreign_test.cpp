@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
-#include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
 
@@ -19,7 +18,6 @@
 #include <fstream>
 #include <memory>
 #include <optional>
-#include <random>
 #include <set>
 #include <thread>
 
@@ -201,23 +199,11 @@ TEST_P(Foreign, RandomRangesLandWhereTheyShould) {
   const std::uint64_t size = 4 * MiB;
   const Bound bound = join(make_buffer(size), raw_.path(), DMABRIDGE_BIND_READ, O_RDONLY);
   ASSERT_EQ(bound.binding.error, 0);
-  const auto info = bound.info();
   const Mapping mapping(bound.buffer.get(), size);
   std::vector<std::byte> expected(size);
   fill_pattern(expected.data(), size, 0x77, 0);
   std::ranges::copy(expected, mapping.data());
-  std::mt19937_64 random(5);
-  for (int i = 0; i < 100; i++) {
-    const std::uint64_t length = (1 + random() % (random() % 2 ? 16 : 2048)) * info.offset_align;
-    const std::uint64_t to = random() % ((size - length) / info.memory_align) * info.memory_align;
-    const std::uint64_t from =
-        random() % ((raw_.size - length) / info.offset_align) * info.offset_align;
-    ASSERT_EQ(ring_.transfer(bound.fd(), DMABRIDGE_URING_READ, to,
-                             static_cast<std::uint32_t>(length), from),
-              static_cast<int>(length))
-        << length << " bytes from " << from << " to " << to;
-    fill_pattern(expected.data() + to, length, 0xa0, from);
-  }
+  read_random_ranges(bound, raw_.size, 0xa0, 100, 5, expected);
   const auto [is, should] = std::ranges::mismatch(mapping.bytes(), expected);
   EXPECT_EQ(should, expected.end()) << "first difference at " << should - expected.begin();
 }
@@ -327,10 +313,7 @@ TEST_P(Foreign, WithoutDirectIoItBounces) {
   make_pattern_file(path, 1 * MiB, 0x44);
   {
     const Fd file = open_file(path, O_RDWR);
-    int flags = 0;
-    ASSERT_EQ(ioctl(file.get(), FS_IOC_GETFLAGS, &flags), 0);
-    flags |= FS_JOURNAL_DATA_FL;
-    ASSERT_EQ(ioctl(file.get(), FS_IOC_SETFLAGS, &flags), 0);
+    journal_data(file.get());
     ASSERT_EQ(fsync(file.get()), 0);
     const Bound bound =
         join(make_buffer(1 * MiB), path, DMABRIDGE_BIND_READ | DMABRIDGE_BIND_WRITE);

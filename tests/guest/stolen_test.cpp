@@ -4,8 +4,6 @@
 // whatever it does is seen through the BAR.
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/fs.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -149,10 +147,7 @@ TEST_F(Stolen, FileWithoutDirectIoBouncesForAReason) {
   make_pattern_file(path, MiB, 0x44);
   {
     const Fd file = open_file(path, O_RDWR);
-    int flags = 0;
-    ASSERT_EQ(ioctl(file.get(), FS_IOC_GETFLAGS, &flags), 0);
-    flags |= FS_JOURNAL_DATA_FL;
-    ASSERT_EQ(ioctl(file.get(), FS_IOC_SETFLAGS, &flags), 0);
+    journal_data(file.get());
     ASSERT_EQ(fsync(file.get()), 0);
   }
   {

@@ -14,6 +14,7 @@
 
 #include "error_of.hpp"
 #include "mock_system_calls.hpp"
+#include "quiet_owner.hpp"
 
 namespace dmabridge {
 namespace {
@@ -22,24 +23,13 @@ using test::binding_fd;
 using test::buffer_fd;
 using test::control_fd;
 using test::error_of;
+using test::quiet_owner;
 using testing::_;
 using testing::HasSubstr;
 using testing::Return;
 using testing::StrEq;
 
 constexpr int target_fd = 60, direct_fd = 61, buffered_fd = 62;
-
-class quiet_owner : public memory_owner {
- public:
-  explicit quiet_owner(std::span<std::byte> pinnable) : pinnable_(pinnable) {}
-  auto name() const -> std::string override { return "some API"; }
-  void copy_in(std::uint64_t, std::span<const std::byte>) override {}
-  void copy_out(std::uint64_t, std::span<std::byte>) override {}
-  auto pinnable() const noexcept -> std::span<std::byte> override { return pinnable_; }
-
- private:
-  std::span<std::byte> pinnable_;
-};
 
 // The module takes nobody's memory, unless `answer_` says otherwise; the file has direct I/O.
 class block_attachment_test : public testing::Test {

@@ -11,6 +11,7 @@
 
 #include "error_of.hpp"
 #include "mock_system_calls.hpp"
+#include "quiet_owner.hpp"
 
 namespace dmabridge {
 namespace {
@@ -21,16 +22,12 @@ using testing::HasSubstr;
 using testing::InSequence;
 
 // Tells when it goes.
-class watched_owner : public memory_owner {
+class watched_owner : public test::quiet_owner {
  public:
   explicit watched_owner(testing::MockFunction<void()>& gone) : gone_(gone) {}
   watched_owner(const watched_owner&) = delete;
   auto operator=(const watched_owner&) -> watched_owner& = delete;
   ~watched_owner() override { gone_.Call(); }
-
-  auto name() const -> std::string override { return "some API"; }
-  void copy_in(std::uint64_t, std::span<const std::byte>) override {}
-  void copy_out(std::uint64_t, std::span<std::byte>) override {}
 
  private:
   testing::MockFunction<void()>& gone_;

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "error_of.hpp"
+#include "quiet_owner.hpp"
 #include "rdma_fixture.hpp"
 
 namespace dmabridge {
@@ -591,18 +592,6 @@ TEST_F(pinned, forked_child_leaves_the_parents_mr_alone) {
 
 // --- memory of other APIs ----------------------------------------------------------------------
 
-class owner_with_pages : public memory_owner {
- public:
-  explicit owner_with_pages(std::span<std::byte> pinnable) : pinnable_(pinnable) {}
-  auto name() const -> std::string override { return "some API"; }
-  void copy_in(std::uint64_t, std::span<const std::byte>) override {}
-  void copy_out(std::uint64_t, std::span<std::byte>) override {}
-  auto pinnable() const noexcept -> std::span<std::byte> override { return pinnable_; }
-
- private:
-  std::span<std::byte> pinnable_;
-};
-
 // Of another exporter: the module does not know it.
 class exported_memory_mr : public rdma_fixture {
  protected:
@@ -611,7 +600,7 @@ class exported_memory_mr : public rdma_fixture {
     query_error_ = EMEDIUMTYPE;
   }
   auto share(std::span<std::byte> pinnable) -> exported_memory {
-    return {take(), 2 * page, 4 * page, std::make_unique<owner_with_pages>(pinnable)};
+    return {take(), 2 * page, 4 * page, std::make_unique<test::quiet_owner>(pinnable)};
   }
 
   const rdma_importer importer_{&provider_.domain, &control_};

@@ -2,8 +2,11 @@
 #include "block_fixture.hpp"
 
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 
+#include <random>
 #include <system_error>
 
 namespace dmabridge::test {
@@ -62,6 +65,24 @@ void BlockTest::expect_only(const Bound& bound, std::uint32_t route, std::uint64
     EXPECT_EQ(info.routes[i].bytes, i == route ? bytes : 0) << "on route " << i;
 }
 
+void BlockTest::read_random_ranges(const Bound& bound, std::uint64_t target_size, std::uint8_t tag,
+                                   unsigned count, unsigned seed, std::span<std::byte> expected) {
+  const auto info = bound.info();
+  const auto size = expected.size();
+  std::mt19937_64 random(seed);
+  for (unsigned i = 0; i < count; i++) {
+    const std::uint64_t length = (1 + random() % (random() % 2 ? 16 : 2048)) * info.offset_align;
+    const std::uint64_t to = random() % ((size - length) / info.memory_align) * info.memory_align;
+    const std::uint64_t from =
+        random() % ((target_size - length) / info.offset_align) * info.offset_align;
+    ASSERT_EQ(ring_.transfer(bound.fd(), DMABRIDGE_URING_READ, to,
+                             static_cast<std::uint32_t>(length), from),
+              static_cast<int>(length))
+        << length << " bytes from " << from << " to " << to;
+    fill_pattern(expected.data() + to, length, tag, from);
+  }
+}
+
 int load_for_ever(int binding, std::uint64_t source_size, std::atomic<unsigned>& completed) {
   Ring ring(load_depth);
   std::uint64_t next = 0;
@@ -78,6 +99,15 @@ int load_for_ever(int binding, std::uint64_t source_size, std::atomic<unsigned>&
     completed++;
     prepare(slot);
   }
+}
+
+void journal_data(int file) {
+  int flags = 0;
+  if (ioctl(file, FS_IOC_GETFLAGS, &flags) != 0)
+    throw std::system_error(errno, std::generic_category(), "FS_IOC_GETFLAGS");
+  flags |= FS_JOURNAL_DATA_FL;
+  if (ioctl(file, FS_IOC_SETFLAGS, &flags) != 0)
+    throw std::system_error(errno, std::generic_category(), "FS_IOC_SETFLAGS");
 }
 
 std::vector<std::byte> read_file(const std::string& path, std::uint64_t offset,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <span>
 
 #include "fixture.hpp"
 #include "vgem.hpp"
@@ -43,6 +44,12 @@ class BlockTest : public GuestTest {
   std::string difference(const Bound& bound, std::uint64_t length, std::uint8_t tag,
                          std::uint64_t pattern_offset = 0, std::uint64_t buffer_offset = 0);
 
+  // Reads ranges of the target, which has its `tag` pattern, at every alignment that the kernel
+  // allows, to random places of the buffer, which has to have the bytes of `expected` before. These
+  // are then what the buffer should have.
+  void read_random_ranges(const Bound& bound, std::uint64_t target_size, std::uint8_t tag,
+                          unsigned count, unsigned seed, std::span<std::byte> expected);
+
   // All bytes counted are on this route, and there are this many.
   void expect_only(const Bound& bound, std::uint32_t route, std::uint64_t bytes);
 
@@ -56,6 +63,10 @@ inline constexpr std::uint32_t load_piece = 64 << 10;
 // Keeps a queue of reads full until one fails: the result that is no success. The binding's buffer
 // has room for all of them; the target has source_size bytes.
 int load_for_ever(int binding, std::uint64_t source_size, std::atomic<unsigned>& completed);
+
+// Has ext4 journal the file's data, which it then writes by the CPU. It does so only if it is
+// mounted without delayed allocation.
+void journal_data(int file);
 
 // Bytes of a file, by way of the page cache.
 std::vector<std::byte> read_file(const std::string& path, std::uint64_t offset,
