@@ -11,6 +11,7 @@
 #include <functional>
 #include <optional>
 #include <random>
+#include <stdexcept>
 #include <vector>
 
 #include "error_of.hpp"
@@ -181,6 +182,23 @@ TEST(transfer, broken_ring_ends_it) {
       run_transfer(ring, slots, direction::read, {.length = 65536}, align, 4096, {});
   EXPECT_EQ(result.error, -ENXIO);
   EXPECT_LT(slots.free.size(), 4U) << "slots that the ring still has must stay taken";
+}
+
+TEST(transfer, progress_that_throws_leaves_nothing_in_flight) {
+  for (const std::size_t at : {1U, 3U, 9U}) {
+    fake_ring ring(1 << 20, 1 << 20, 11);
+    transfer_slots slots(8);
+    std::size_t told = 0;
+    const auto note = [&](std::uint64_t) {
+      if (++told >= at) throw std::runtime_error("the terminal is gone");
+    };
+    EXPECT_THROW(run_transfer(ring, slots, direction::read, {.length = 1 << 20}, align, 4096,
+                              {.progress = note}),
+                 std::runtime_error);
+    EXPECT_TRUE(ring.pending.empty());
+    EXPECT_EQ(slots.free.size(), 8U);
+    EXPECT_EQ(told, at) << "told again after it threw";
+  }
 }
 
 TEST(transfer, progress_only_grows_and_ends_at_all_of_it) {

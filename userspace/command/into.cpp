@@ -35,14 +35,15 @@ struct api {
                .remedies = {std::move(remedy)}});
 }
 
-// Number of a GPU; the first one if nothing is said.
-auto device_number(const std::string& text) -> int {
+// Number of a GPU of that API; the first one if nothing is said.
+auto device_number(const char* name, const std::string& text) -> int {
   int number = 0;
   if (text.empty()) return number;
   const auto* const end = text.data() + text.size();
   const auto [rest, ec] = std::from_chars(text.data(), end, number);
   if (ec != std::errc{} || rest != end || number < 0) {
-    misuse(text, "it is no number of a GPU", "write a whole number from 0 up");
+    misuse(fmt::format("{}:{}", name, text), fmt::format("\"{}\" is no number of a GPU", text),
+           "write a whole number from 0 up");
   }
   return number;
 }
@@ -69,15 +70,15 @@ auto in_vulkan(std::uint64_t size, const std::string& name) -> exported_memory {
 }
 
 auto in_cuda(std::uint64_t size, const std::string& device) -> exported_memory {
-  return allocate_cuda_memory(size, device_number(device));
+  return allocate_cuda_memory(size, device_number("cuda", device));
 }
 
 auto in_hip(std::uint64_t size, const std::string& device) -> exported_memory {
-  return allocate_hip_memory(size, device_number(device));
+  return allocate_hip_memory(size, device_number("hip", device));
 }
 
 auto in_level_zero(std::uint64_t size, const std::string& device) -> exported_memory {
-  return allocate_level_zero_memory(size, device_number(device));
+  return allocate_level_zero_memory(size, device_number("level-zero", device));
 }
 
 constexpr auto apis = std::to_array<api>({

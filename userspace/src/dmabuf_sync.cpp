@@ -39,4 +39,17 @@ void end_cpu_access(int dmabuf, cpu_access access) {
   sync(dmabuf, access, DMA_BUF_SYNC_END, "end");
 }
 
+dmabuf_access::~dmabuf_access() {
+  try {
+    if (!ended_) end();
+  } catch (const error&) {
+    // What made this one end early is being told.
+  }
+}
+
+void dmabuf_access::end() {
+  ended_ = true;
+  end_cpu_access(dmabuf_, access_);
+}
+
 }  // namespace dmabridge

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <exception>
+#include <memory>
 #include <utility>
 
 #include "bounce_ring.hpp"
@@ -37,7 +39,8 @@ class run {
   auto stopped() const -> bool {
     return options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed);
   }
-  auto going_on() const -> bool { return result_.error == 0 && !stopped() && !ended_; }
+  auto going_on() const -> bool { return result_.error == 0 && !stopped() && !ended_ && !thrown_; }
+  void tell_progress();
   void queue(std::uint32_t tag);
   void fill(std::uint32_t block);
   void complete(const completion& done);
@@ -54,7 +57,8 @@ class run {
   const transfer_options& options_;
   transfer_result result_;
   std::uint64_t next_ = 0;
-  bool ended_ = false;  // the end of the file was met
+  bool ended_ = false;           // the end of the file was met
+  std::exception_ptr thrown_{};  // by the caller's progress
 };
 
 void run::queue(std::uint32_t tag) {
@@ -107,7 +111,7 @@ void run::complete_bytes(std::uint32_t tag, std::uint32_t count) {
   }
   slot.position = through;
   slot.length -= count;
-  if (result_.error == 0 && !stopped()) {
+  if (result_.error == 0 && !stopped() && !thrown_) {
     queue(tag);
   } else {
     finish(tag);
@@ -120,6 +124,16 @@ void run::complete(const completion& done) {
     finish(done.tag);
   } else {
     complete_bytes(done.tag, static_cast<std::uint32_t>(done.result));
+  }
+}
+
+// What is in flight is waited for all the same: nobody may take its memory away before.
+void run::tell_progress() {
+  if (!options_.progress || thrown_) return;
+  try {
+    options_.progress(result_.bytes);
+  } catch (...) {
+    thrown_ = std::current_exception();
   }
 }
 
@@ -138,8 +152,9 @@ auto run::operator()(std::uint32_t block) -> transfer_result {
     for (const auto& done : std::span(slots_.done).first(static_cast<std::size_t>(count))) {
       complete(done);
     }
-    if (options_.progress && count > 0) options_.progress(result_.bytes);
+    if (count > 0) tell_progress();
   }
+  if (thrown_) std::rethrow_exception(thrown_);
   if (result_.error == 0 && result_.bytes < range_.length) {
     if (ended_) {
       result_.ended_early = true;
@@ -227,6 +242,8 @@ struct transfer_engine::state {
       : options(std::move(wanted)), ring(options.queue_depth), slots(options.queue_depth) {}
 
   transfer_options options;
+  // Before the ring, which it has to outlive: one that failed may still write to it.
+  std::unique_ptr<staging_memory> staging{};
   native_ring ring;
   transfer_slots slots;
 
@@ -277,9 +294,9 @@ auto transfer_engine::state::move_pinned(int target, const exported_memory& memo
   const auto block = check_transfer(limits, range, options);
   const auto carrier = ring.carry(target, memory.owner().pinnable(), way);
   const auto access = way == direction::read ? cpu_access::write : cpu_access::read;
-  begin_cpu_access(memory.memory().descriptor(), access);
+  dmabuf_access bracket(memory.memory().descriptor(), access);
   auto result = timed(*carrier, way, range, limits.offset_align, block);
-  end_cpu_access(memory.memory().descriptor(), access);
+  bracket.end();
   return result;
 }
 
@@ -287,9 +304,10 @@ auto transfer_engine::state::bounce(int target, const exported_memory& memory, d
                                     const transfer_range& range, const binding_info& limits)
     -> transfer_result {
   const auto block = check_transfer(limits, range, options);
-  const staging_memory staging(std::uint64_t{options.queue_depth} * block);
-  const auto io = ring.carry(target, staging.bytes(), way);
-  bounce_ring carrier(*io, staging.bytes(), memory.owner(), way, options.queue_depth, block);
+  const auto room = std::uint64_t{options.queue_depth} * block;
+  if (!staging || staging->bytes().size() < room) staging = std::make_unique<staging_memory>(room);
+  const auto io = ring.carry(target, staging->bytes(), way);
+  bounce_ring carrier(*io, staging->bytes(), memory.owner(), way, options.queue_depth, block);
   auto result = timed(carrier, way, range, limits.offset_align, block);
   carrier.rethrow();
   return result;

@@ -5,7 +5,11 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <chrono>
+#include <csignal>
 #include <random>
 #include <system_error>
 
@@ -99,6 +103,19 @@ int load_for_ever(int binding, std::uint64_t source_size, std::atomic<unsigned>&
     completed++;
     prepare(slot);
   }
+}
+
+bool dies_with_a_read_in_flight(int binding) {
+  const pid_t child = fork();
+  if (child == 0) {
+    Ring ring;
+    ring.prepare(binding, DMABRIDGE_URING_READ, 0, 64 * KiB, 0);
+    ring.submit();
+    raise(SIGKILL);
+  }
+  int status = 0;
+  return eventually([&] { return waitpid(child, &status, WNOHANG) == child; },
+                    std::chrono::seconds(8));
 }
 
 void journal_data(int file) {

@@ -64,6 +64,10 @@ inline constexpr std::uint32_t load_piece = 64 << 10;
 // has room for all of them; the target has source_size bytes.
 int load_for_ever(int binding, std::uint64_t source_size, std::atomic<unsigned>& completed);
 
+// Whether a process goes that is killed with a read of 64 KiB in flight, before vgem signals a
+// fence that the read waits for.
+bool dies_with_a_read_in_flight(int binding);
+
 // Has ext4 journal the file's data, which it then writes by the CPU. It does so only if it is
 // mounted without delayed allocation.
 void journal_data(int file);

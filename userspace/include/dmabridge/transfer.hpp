@@ -17,7 +17,9 @@ struct transfer_options {
   unsigned queue_depth = 16;               // commands in flight, 1 to 4096
   std::uint32_t block_size = 1024 * 1024;  // bytes of one command; a multiple of the alignment.
                                            // More than the binding's max_length is cut to it
-  std::function<void(std::uint64_t)> progress{};  // bytes done so far; on the caller's thread
+  // Gets the bytes done so far, on the caller's thread. What it throws comes out of the transfer,
+  // once nothing is in flight any more.
+  std::function<void(std::uint64_t)> progress{};
   const std::atomic<bool>* stop = nullptr;  // set it to end the transfer early, with -ECANCELED
 };
 
