@@ -2,12 +2,13 @@
 """Runs unit tests, and counts what GoogleTest programs left behind. Runs inside the tree, called by tests/run.
 
 results.py unit MESON_DIR RESULTS                  runs the unit tests of a build, and reports them
-results.py guest RESULTS VM_STATUS GROUP AREA...   reports what the areas of one guest left in RESULTS/GROUP
+results.py job RESULTS STATUS NAME [AREA...]       reports how a job ended, and what the areas of a guest left in RESULTS/NAME
 results.py total RESULTS                           prints the closing line; exit status 1 if anything failed, or nothing ran
 
 A program that crashed, did not start or ran no test counts as one failed test.
 """
 
+import fcntl
 import json
 import os
 import subprocess
@@ -20,18 +21,18 @@ TAIL = 60
 
 
 class Totals:
-    """Counts that are kept in a file between calls."""
+    """Counts that are kept in a file between calls, some of which run at the same time."""
 
     def __init__(self, results):
         self.path = Path(results) / "totals.json"
-        self.counts = {"passed": 0, "failed": 0, "skipped": 0}
-        if self.path.exists():
-            self.counts = json.loads(self.path.read_text())
+
+    def read(self):
+        return json.loads(self.path.read_text()) if self.path.exists() else {"passed": 0, "failed": 0, "skipped": 0}
 
     def add(self, outcome):
-        for name in self.counts:
-            self.counts[name] += outcome[name]
-        self.path.write_text(json.dumps(self.counts))
+        with open(self.path.with_suffix(".lock"), "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.path.write_text(json.dumps({name: count + outcome[name] for name, count in self.read().items()}))
 
 
 def collect(result_file, log, status, may_be_empty):
@@ -106,7 +107,6 @@ def report(label, outcome):
 
 def run_unit(meson_dir, results):
     folder = Path(results) / "unit"
-    folder.mkdir()
     totals = Totals(results)
     tests = json.loads(subprocess.run(["meson", "introspect", "--tests", meson_dir], check=True, capture_output=True, text=True).stdout)
     for test in tests:
@@ -131,8 +131,8 @@ def run_unit(meson_dir, results):
         report(f"unit: {name}", outcome)
 
 
-def report_guest(results, vm_status, group, areas):
-    folder = Path(results) / group
+def report_job(results, job_status, name, areas):
+    folder = Path(results) / name
     totals = Totals(results)
     filtered = "GTEST_FILTER" in os.environ
     for area in areas:
@@ -140,16 +140,16 @@ def report_guest(results, vm_status, group, areas):
         status = status_file.read_text().strip() if status_file.exists() else None
         outcome = collect(folder / f"{area}.json", folder / f"{area}.log", status, filtered)
         totals.add(outcome)
-        report(f"{group}: {area}", outcome)
-    if vm_status != "0":
+        report(f"{name}: {area}", outcome)
+    if job_status != "0":
         outcome = {"passed": 0, "failed": 1, "skipped": 0, "seconds": 0.0, "skips": []}
-        outcome["failures"] = [("", f"tests/vm ended with exit status {vm_status}:\n{tail(folder / 'vm.log')}")]
+        outcome["failures"] = [("", f"it ended with exit status {job_status}:\n{tail(folder / 'job.log')}")]
         totals.add(outcome)
-        report(f"{group}: the guest", outcome)
+        report(f"{name}: the whole", outcome)
 
 
 def print_total(results):
-    counts = Totals(results).counts
+    counts = Totals(results).read()
     print(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped")
     return 1 if counts["failed"] or not counts["passed"] else 0
 
@@ -158,8 +158,8 @@ def main():
     command, *arguments = sys.argv[1:]
     if command == "unit":
         run_unit(*arguments)
-    elif command == "guest":
-        report_guest(arguments[0], arguments[1], arguments[2], arguments[3:])
+    elif command == "job":
+        report_job(arguments[0], arguments[1], arguments[2], arguments[3:])
     elif command == "total":
         return print_total(arguments[0])
     else:
