@@ -17,7 +17,7 @@ namespace {
 constexpr std::uint32_t host_bridge_class = 0x0600;
 
 // Between quotation marks of a graph.
-auto quoted(std::string_view text) -> std::string {
+auto in_quotes(std::string_view text) -> std::string {
   std::string safe = "\"";
   for (const char c : printable(text)) {
     if (c == '"' || c == '\\') safe += '\\';
@@ -31,7 +31,7 @@ auto label_of(std::span<const std::string> lines) -> std::string {
   std::string label = "\"";
   for (const auto& line : lines) {
     if (line.empty()) continue;
-    const auto part = quoted(line);
+    const auto part = in_quotes(line);
     if (label.size() > 1) label += "\\n";
     label.append(part, 1, part.size() - 2);
   }
@@ -146,7 +146,7 @@ class drawing {
     if (!marked_->word.word.reasons.empty()) {
       line += ": " + marked_->word.word.reasons.front().text();
     }
-    return fmt::format("  label={}; labelloc=t; fontname=\"sans-serif\";\n", quoted(line));
+    return fmt::format("  label={}; labelloc=t; fontname=\"sans-serif\";\n", in_quotes(line));
   }
 
   // The host bridge itself is a function on its root bus, as a rule.
@@ -166,7 +166,7 @@ class drawing {
                             : std::string()};
     std::string style;
     if (bridge != nullptr) style = colour(bridge->address);
-    return fmt::format("  {} [label={}, style=rounded{}];\n", quoted(node_of(root)),
+    return fmt::format("  {} [label={}, style=rounded{}];\n", in_quotes(node_of(root)),
                        label_of(std::vector<std::string>(lines)), style);
   }
 
@@ -192,7 +192,7 @@ class drawing {
         function->parent ? to_string(*function->parent) : node_of(root_bus_of(*function));
     const auto up_marked = way_.contains(address) &&
                            (function->parent ? way_.contains(*function->parent) : reaches_root());
-    return fmt::format("  {} [label={}{}{}];\n", quoted(id), label_of(lines), fill,
+    return fmt::format("  {} [label={}{}{}];\n", in_quotes(id), label_of(lines), fill,
                        colour(address)) +
            edge(above, id, up_marked);
   }
@@ -206,7 +206,7 @@ class drawing {
 
   static auto edge(const std::string& above, const std::string& below, bool is_marked)
       -> std::string {
-    return fmt::format("  {} -- {}{};\n", quoted(above), quoted(below),
+    return fmt::format("  {} -- {}{};\n", in_quotes(above), in_quotes(below),
                        is_marked ? " [color=blue, penwidth=3]" : "");
   }
 
