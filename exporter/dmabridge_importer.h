@@ -117,7 +117,9 @@ struct dmabridge_segment {
  * placement is out of this user's reach; -EINTR: a fatal signal.
  *
  * Take whatever an unprivileged task can make others wait for (a frozen file
- * system, say) before this, not after: moves and revokes wait for the end.
+ * system, say) before this, not after: moves and revokes wait for the end. I/O that
+ * may never end (on a file of FUSE) is for the routes SYSTEM and STOLEN only, whose
+ * memory the device's driver can leave to it.
  */
 int dmabridge_io_begin(struct dmabridge_user_state *user, enum dma_data_direction dir,
 		       bool nowait, u32 *route);
@@ -132,13 +134,14 @@ void dmabridge_io_end(struct dmabridge_user_state *user);
 
 /**
  * dmabridge_io_copy() - copy between a buffer and pages of the importer's own
- * @user: between begin and end, whose route was DMABRIDGE_ROUTE_BOUNCE
+ * @user: between begin and end
  * @offset: in the buffer
  * @page: first of the contiguous pages
  * @length: in bytes; the range lies inside of the buffer
  * @dir: DMA_FROM_DEVICE: to the buffer; DMA_TO_DEVICE: from it
  *
- * By the device's copy engine, if it has one. Sleeps.
+ * For a user whose route is, or was a moment ago, DMABRIDGE_ROUTE_BOUNCE. By the
+ * device's copy engine, if the buffer is on the device and it has one. Sleeps.
  *
  * Return: 0; -EINTR: a fatal signal; -ENODEV: revoked, or the device is gone;
  * other: the engine failed.

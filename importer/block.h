@@ -10,7 +10,8 @@
  * A command holds the buffer in place from memory_begin() until its DMA has ended,
  * and lets go right there, in interrupt context if need be: memory_release(). The
  * submitting task, which posts the CQE, may itself be waiting for the buffer. What
- * is to be done for the memory by a task, memory_end(), it does before it posts.
+ * is to be done for the memory by a task, memory_end(), it does before it posts. One
+ * that bounces holds it for its copies alone (bounce.c).
  *
  * No lock is shared between commands on a buffer of ours. A binding's counters are
  * per CPU.
@@ -165,6 +166,13 @@ void memory_release(struct block_memory *memory);
  * may not see them.
  */
 int memory_end(struct block_memory *memory, const struct block_command *command);
+/*
+ * Not between begin and release: copy between a buffer of ours, wherever it is now, and
+ * contiguous pages. Sleeps. @dir and Return: as dmabridge_io_copy(), or as
+ * dmabridge_io_begin().
+ */
+int memory_copy(struct block_memory *memory, u64 offset, struct page *page, size_t length,
+		enum dma_data_direction dir);
 /* Between begin and release, on other routes than bounce: a run of pages at @offset. */
 struct dmabridge_segment memory_segment(struct block_memory *memory, u64 offset, size_t length);
 /* The same as the kernel addresses it. */
@@ -245,6 +253,7 @@ void command_count_reissue(struct io_uring_cmd *cmd);
  */
 int raw_issue(struct io_uring_cmd *cmd, bool nowait);
 int file_issue(struct io_uring_cmd *cmd, bool nowait, u32 *unproved);
+/* Issue one that bounces, with the buffer let go. Return: the same, never -EIOCBQUEUED. */
 int bounce_issue(struct io_uring_cmd *cmd, bool nowait);
 
 /*

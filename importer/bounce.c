@@ -3,6 +3,11 @@
  * Device memory without pages: no bio and no vector can name it. The bytes come
  * into pages of ours, by direct I/O where the target can, and the exporter copies
  * them on. One piece after the other: who wants speed gives the BAR pages.
+ *
+ * The buffer is held for the copies alone, never while the file is read or written:
+ * that can be one of a file system that never answers (FUSE), and the device's
+ * driver waits for whoever holds a buffer. So it may move between two pieces, or
+ * between a piece and its copy, which goes to where the buffer is by then.
  */
 #include <linux/file.h>
 #include <linux/gfp.h>
@@ -63,20 +68,20 @@ static ssize_t move_file(struct io_uring_cmd *cmd, loff_t pos, void *data, size_
 static ssize_t bounce_piece(struct io_uring_cmd *cmd, struct page *pages, u32 done, u32 length)
 {
 	const struct block_command *command = to_command(cmd);
-	struct dmabridge_user_state *user = to_binding(cmd)->memory.user;
+	struct block_memory *memory = &to_binding(cmd)->memory;
 	u64 at = command->buffer_offset + done;
 	loff_t pos = command->file_offset + done;
 	ssize_t moved;
 	int ret;
 
 	if (command->write) {
-		ret = dmabridge_io_copy(user, at, pages, length, DMA_TO_DEVICE);
+		ret = memory_copy(memory, at, pages, length, DMA_TO_DEVICE);
 		return ret ?: move_file(cmd, pos, page_address(pages), length);
 	}
 	moved = move_file(cmd, pos, page_address(pages), length);
 	if (moved <= 0)
 		return moved;
-	ret = dmabridge_io_copy(user, at, pages, moved, DMA_FROM_DEVICE);
+	ret = memory_copy(memory, at, pages, moved, DMA_FROM_DEVICE);
 	return ret ?: moved;
 }
 

@@ -159,6 +159,18 @@ void command_count_reissue(struct io_uring_cmd *cmd)
 	this_cpu_inc(to_binding(cmd)->counters->reissued);
 }
 
+/* Between begin and release. */
+static int issue(struct io_uring_cmd *cmd, bool nowait, u32 *unproved)
+{
+	struct block_binding *binding = to_binding(cmd);
+
+	if (is_p2p(to_command(cmd)->route) && unlikely(!target_can_p2p(&binding->target)))
+		return -EREMOTEIO;
+	if (binding->target.raw)
+		return raw_issue(cmd, nowait);
+	return file_issue(cmd, nowait, unproved);
+}
+
 /* Between parse and result. */
 static int run(struct io_uring_cmd *cmd, bool nowait, u32 *unproved)
 {
@@ -174,22 +186,20 @@ static int run(struct io_uring_cmd *cmd, bool nowait, u32 *unproved)
 		end_write(cmd);
 		return ret;
 	}
-	if (is_p2p(command->route) && unlikely(!target_can_p2p(&binding->target)))
-		ret = -EREMOTEIO;
-	else if (command->route == DMABRIDGE_ROUTE_BOUNCE)
-		ret = bounce_issue(cmd, nowait);
-	else if (binding->target.raw)
-		ret = raw_issue(cmd, nowait);
-	else
-		ret = file_issue(cmd, nowait, unproved);
-	if (ret != -EIOCBQUEUED) {
+	if (command->route == DMABRIDGE_ROUTE_BOUNCE) {
 		memory_release(&binding->memory);
-		end_write(cmd);
-		ret = end_access(cmd, ret);
-		/* Reads were reported by vfs_iocb_iter_read(). */
-		if (ret > 0 && command->write)
-			fsnotify_modify(binding->target.file);
+		ret = bounce_issue(cmd, nowait);
+	} else {
+		ret = issue(cmd, nowait, unproved);
+		if (ret == -EIOCBQUEUED)
+			return ret;
+		memory_release(&binding->memory);
 	}
+	end_write(cmd);
+	ret = end_access(cmd, ret);
+	/* Reads were reported by vfs_iocb_iter_read(). */
+	if (ret > 0 && command->write)
+		fsnotify_modify(binding->target.file);
 	return ret;
 }
 

@@ -119,6 +119,20 @@ int memory_end(struct block_memory *memory, const struct block_command *command)
 	return memory->buffer ? 0 : foreign_end(&memory->foreign, memory->dmabuf, command);
 }
 
+int memory_copy(struct block_memory *memory, u64 offset, struct page *page, size_t length,
+		enum dma_data_direction dir)
+{
+	u32 route;
+	int ret;
+
+	ret = dmabridge_io_begin(memory->user, dir, false, &route);
+	if (ret)
+		return ret;
+	ret = dmabridge_io_copy(memory->user, offset, page, length, dir);
+	dmabridge_io_end(memory->user);
+	return ret;
+}
+
 struct dmabridge_segment memory_segment(struct block_memory *memory, u64 offset, size_t length)
 {
 	return memory->buffer ? dmabridge_io_segment(memory->user, offset, length) :

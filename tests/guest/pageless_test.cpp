@@ -10,10 +10,13 @@
 #include <algorithm>
 #include <csignal>
 #include <cstring>
+#include <future>
 #include <vector>
 
 #include "support/block_fixture.hpp"
+#include "support/patience.hpp"
 #include "support/pci_driver.hpp"
+#include "support/silent_fuse.hpp"
 
 namespace dmabridge::test {
 namespace {
@@ -196,6 +199,46 @@ TEST_F(Pageless, MemoryOfAFormerOwnerIsCleared) {
   for (const std::uint64_t at : places) {
     const auto bytes = host_bytes(buffer.get(), at, MiB);
     EXPECT_EQ(std::ranges::count(bytes, std::byte(0)), static_cast<std::ptrdiff_t>(MiB)) << at;
+  }
+}
+
+// The device is needed for the copies alone.
+TEST_F(Pageless, NobodyWaitsForAFileThatNeverAnswers) {
+  SilentFuse fuse;
+  const Bound bound = make(fuse.path(), 64 * KiB, DMABRIDGE_POLICY_PREFER);
+  ASSERT_EQ(bound.binding.error, 0) << describe(bound.binding.verdict);
+  ASSERT_EQ(bound.binding.verdict.route, static_cast<unsigned>(DMABRIDGE_ROUTE_BOUNCE));
+  ring_.prepare(bound.fd(), DMABRIDGE_URING_READ, 0, 4096, 0);
+  ring_.submit();
+  EXPECT_TRUE(eventually([&] { return fuse.reads() > 0; })) << "the command reads nothing";
+
+  std::future<int> ended = std::async(std::launch::async, [&] {
+    const int moved = move(bound.buffer.get(), DMABRIDGE_PLACEMENT_SYSTEM);
+    return moved != 0 ? moved : unbind_function(function_);
+  });
+  EXPECT_EQ(ended.wait_for(patience(std::chrono::seconds(5))), std::future_status::ready)
+      << "moving or unbinding waits for the I/O";
+  fuse.abort();
+  EXPECT_EQ(ended.get(), 0);
+  int result = 0;
+  ASSERT_TRUE(ring_.wait_for(10000, &result)) << "the command hangs";
+  EXPECT_LT(result, 0);
+  ASSERT_EQ(bind_function(function_, "dmabridge_pci"), 0);
+}
+
+// What was read while the buffer moved gets to where it is by then.
+TEST_F(Pageless, MovesBetweenThePiecesOfACommand) {
+  const Bound bound = make(raw_.path(), 8 * MiB, DMABRIDGE_POLICY_PREFER);
+  ASSERT_EQ(bound.binding.error, 0);
+  for (int round = 0; round < 4; round++) {
+    ring_.prepare(bound.fd(), DMABRIDGE_URING_READ, 0, 8 * MiB, 0);
+    ring_.submit();
+    int result = 0;
+    for (std::uint32_t to = DMABRIDGE_PLACEMENT_SYSTEM; !ring_.wait_for(0, &result);
+         to = DMABRIDGE_PLACEMENT_SYSTEM + DMABRIDGE_PLACEMENT_DEVICE - to)
+      ASSERT_EQ(move(bound.buffer.get(), to), 0);
+    ASSERT_EQ(result, static_cast<int>(8 * MiB));
+    EXPECT_EQ(difference(bound, 8 * MiB, 0xa0), "");
   }
 }
 
