@@ -226,9 +226,9 @@ struct dmabridge_region *dmabridge_register_system(struct device *dev,
  * A device that must be quiet earlier has to see to its peers itself.
  *
  * Stolen memory that somebody has pinned, or maps and cannot be told to let go
- * of, is put in quarantine: it stays what it was, is not handed out again, is
- * listed with DMABRIDGE_REGION_QUARANTINED, and is released when the last pin
- * goes.
+ * of, or to which I/O goes that does not end, is put in quarantine: it stays what
+ * it was, is not handed out again, is listed with DMABRIDGE_REGION_QUARANTINED, and
+ * is released when the last of these goes.
  */
 void dmabridge_unregister(struct dmabridge_region *region);
 

@@ -385,8 +385,11 @@ int dmabridge_move_away(struct dmabridge_buffer *buffer, u32 code);
 void dmabridge_move_home(struct dmabridge_buffer *buffer);
 /* Nobody gets at the buffer from now on. Waits for no I/O, fence or unmap. */
 void dmabridge_revoke_begin(struct dmabridge_buffer *buffer);
-/* Nobody is at it any more. After the former; may be called again. */
-void dmabridge_revoke_finish(struct dmabridge_buffer *buffer);
+/*
+ * Nobody is at it any more, but that I/O on RAM is waited for until @until (jiffies) only.
+ * After the former; may be called again.
+ */
+void dmabridge_revoke_finish(struct dmabridge_buffer *buffer, unsigned long until);
 /* Until no BAR is mapped any more. Who maps one was told to let go. */
 void dmabridge_wait_unmaps(struct dmabridge_buffer *buffer);
 void dmabridge_gate_released(struct percpu_ref *gate);

@@ -22,7 +22,7 @@
  *      else the driver chose to wait for them (take_unrevocable).
  * System memory does not go away with the device, so nothing waits for those who
  * use it: it stays until the buffer is released. Nor does stolen memory, which is
- * RAM: what is mapped or pinned by then goes into quarantine (stolen.c).
+ * RAM: what is mapped, pinned or in use by I/O by then goes into quarantine (stolen.c).
  * Pages that user space has pinned for O_DIRECT by then go back to p2pdma's pool
  * when that I/O ends; its teardown, after remove(), waits for them.
  */
@@ -445,17 +445,28 @@ unlock:
 	mutex_unlock(&buffer->place_lock);
 }
 
-void dmabridge_revoke_finish(struct dmabridge_buffer *buffer)
+/*
+ * Of what was on the device. I/O on a BAR is on block devices and the file systems that
+ * are listed, and ends. On RAM it can be on one that never answers. That is no concern of
+ * the device: stolen memory that is still in use at @until stays until the buffer is
+ * released, as system memory does anyway. Return: whether no I/O is left.
+ */
+static bool drain(struct dmabridge_buffer *buffer, unsigned long until)
 {
+	long left = max_t(long, until - jiffies, 0);
+
+	if (!dmabridge_region_is_io(buffer->region))
+		return wait_event_timeout(buffer->gate_wait, percpu_ref_is_zero(&buffer->gate),
+					  left);
+	wait_event(buffer->gate_wait, percpu_ref_is_zero(&buffer->gate));
+	return true;
+}
+
+void dmabridge_revoke_finish(struct dmabridge_buffer *buffer, unsigned long until)
+{
+	bool takes_back = buffer->revoked_on_device && drain(buffer, until);
 	struct dmabridge_backing *backing = NULL;
 
-	/*
-	 * I/O to the device is on block devices and the file systems that are listed;
-	 * in system memory it can be on one that never answers, which is no concern of
-	 * the device.
-	 */
-	if (buffer->revoked_on_device)
-		wait_event(buffer->gate_wait, percpu_ref_is_zero(&buffer->gate));
 	/*
 	 * Without dma_resv, which would make all others wait as well. Whoever still works
 	 * on the memory was told under it, and has a fence there since.
@@ -463,7 +474,7 @@ void dmabridge_revoke_finish(struct dmabridge_buffer *buffer)
 	dma_resv_wait_timeout(buffer->dmabuf->resv, DMA_RESV_USAGE_BOOKKEEP, false,
 			      MAX_SCHEDULE_TIMEOUT);
 	dma_resv_lock(buffer->dmabuf->resv, NULL);
-	if (buffer->revoked_on_device)
+	if (takes_back)
 		swap(backing, buffer->backing);
 	dma_resv_unlock(buffer->dmabuf->resv);
 	dmabridge_wait_unmaps(buffer);

@@ -21,6 +21,7 @@
 
 #define MAX_REGIONS		256
 #define DEFAULT_MOVE_LIMIT	SZ_256M
+#define IO_PATIENCE		(3 * HZ)	/* with I/O on RAM, before it is left to itself */
 
 static dev_t region_devt;
 static DEFINE_IDA(region_minors);
@@ -460,10 +461,12 @@ static void begin_revokes(struct dmabridge_region *region)
 /* Of buffers that were all revoked. */
 static void finish_revokes(struct dmabridge_region *region)
 {
+	/* For all of them together: there may be many, and I/O on none of them ends. */
+	unsigned long until = jiffies + IO_PATIENCE;
 	struct dmabridge_buffer *buffer;
 
 	while ((buffer = next_buffer(region, not_finished, 0))) {
-		dmabridge_revoke_finish(buffer);
+		dmabridge_revoke_finish(buffer, until);
 		dmabridge_buffer_put(buffer);
 	}
 }

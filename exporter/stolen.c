@@ -9,7 +9,8 @@
  * back with a higher count is not handed out again before it is down to 1, and
  * the pages of a region that ends stay until all are: quarantine. By then no user
  * mapping is left by which new pins could be had: moves, revokes and releases
- * take mappings away before memory comes back here.
+ * take mappings away before memory comes back here. That of a revoked buffer comes
+ * back with its release if I/O on it would not end before (placement.c).
  *
  * Who looks. Nobody tells, so a work looks now and then, while there is anything
  * in quarantine. It holds this module, and the region through the registry's

@@ -8,11 +8,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <future>
 #include <stdexcept>
 #include <vector>
 
 #include "support/block_fixture.hpp"
+#include "support/patience.hpp"
 #include "support/pci_driver.hpp"
+#include "support/silent_fuse.hpp"
 
 namespace dmabridge::test {
 namespace {
@@ -275,6 +278,36 @@ TEST_F(Stolen, UnbindWithAFixedBufferAliveIsQuarantine) {
   EXPECT_TRUE(eventually([] { return std::ranges::none_of(regions(), in_quarantine); }));
   ASSERT_EQ(bind_function(function_, "dmabridge_pci"), 0);
   EXPECT_FALSE(in_quarantine(stolen_region()));
+}
+
+// The memory is RAM, and stays for those who use it: the device need not wait for them.
+TEST_F(Stolen, UnbindWithIoThatNeverEndsIsQuarantine) {
+  SilentFuse fuse;
+  {
+    const Bound bound = make_stolen(fuse.path(), 64 * KiB, DMABRIDGE_POLICY_PREFER);
+    ASSERT_EQ(bound.binding.error, 0) << describe(bound.binding.verdict);
+    ASSERT_EQ(placement(bound.buffer.get()), static_cast<unsigned>(DMABRIDGE_PLACEMENT_DEVICE));
+    ring_.prepare(bound.fd(), DMABRIDGE_URING_READ, 0, 4096, 0);
+    ring_.submit();
+    EXPECT_TRUE(eventually([&] { return fuse.reads() > 0; })) << "the command reads nothing";
+
+    std::future<int> unbound =
+        std::async(std::launch::async, [&] { return unbind_function(function_); });
+    const bool ended =
+        unbound.wait_for(patience(std::chrono::seconds(20))) == std::future_status::ready;
+    EXPECT_TRUE(ended) << "unbinding waits for the I/O";
+    if (ended) {
+      EXPECT_TRUE(in_quarantine(stolen_region()));
+      EXPECT_EQ(stolen_region().quarantined, 64 * KiB);
+    }
+    int result = 0;
+    EXPECT_FALSE(ring_.wait_for(100, &result)) << "it has ended; result " << result;
+    fuse.abort();
+    EXPECT_EQ(unbound.get(), 0);
+    ASSERT_TRUE(ring_.wait_for(10000, &result)) << "the command hangs";
+    EXPECT_LT(result, 0);
+  }
+  EXPECT_TRUE(eventually([] { return std::ranges::none_of(regions(), in_quarantine); }));
 }
 
 TEST_F(Stolen, UnbindWithoutPinsFreesItAtOnce) {
