@@ -29,6 +29,7 @@ static const struct flag_name region_flags[] = {
 	{ DMABRIDGE_REGION_SUSPENDED, "suspended" },
 	{ DMABRIDGE_REGION_QUARANTINED, "quarantined" },
 	{ DMABRIDGE_REGION_NOT_PCI, "not_pci" },
+	{ DMABRIDGE_REGION_UNREGISTERED, "unregistered" },
 };
 
 static const struct flag_name user_flags[] = {

@@ -109,7 +109,7 @@ static u32 region_flags(const struct dmabridge_region *region)
 	if (READ_ONCE(region->stops))
 		flags |= DMABRIDGE_REGION_SUSPENDED;
 	if (READ_ONCE(region->dead))
-		flags |= DMABRIDGE_REGION_QUARANTINED;
+		flags |= DMABRIDGE_REGION_UNREGISTERED;
 	if (!region->pdev)
 		flags |= DMABRIDGE_REGION_NOT_PCI;
 	return flags;
@@ -128,6 +128,8 @@ static void describe(struct dmabridge_region *region, struct dmabridge_region_in
 		.move_limit = region->move_limit,
 		.quarantined = region->stolen ? dmabridge_stolen_quarantined(region) : 0,
 	};
+	if (info->flags & DMABRIDGE_REGION_UNREGISTERED && info->quarantined)
+		info->flags |= DMABRIDGE_REGION_QUARANTINED;
 	info->available = region->limit - atomic64_read(&region->used);
 	strscpy(info->name, region->name, sizeof(info->name));
 	strscpy(info->driver, region->driver, sizeof(info->driver));

@@ -214,6 +214,7 @@ struct dmabridge_region_info {
 #define DMABRIDGE_REGION_SUSPENDED	(1U << 3)	/* no device memory for now */
 #define DMABRIDGE_REGION_QUARANTINED	(1U << 4)	/* unregistered; kept for those who pinned it */
 #define DMABRIDGE_REGION_NOT_PCI	(1U << 5)	/* device is not set */
+#define DMABRIDGE_REGION_UNREGISTERED	(1U << 6)	/* by its driver; here until nobody has its memory */
 
 enum dmabridge_user_kind {
 	DMABRIDGE_USER_STATIC	= 1,	/* dma_buf_attach() */

@@ -784,6 +784,8 @@ TEST_F(Revoked, WaitsUntilTheLastMappingOfTheDeviceIsGone) {
   EXPECT_TRUE(eventually([&] { return direct.attachment.events().invalidations == 1; }));
   EXPECT_EQ(unbound.wait_for(a_moment), std::future_status::timeout)
       << "the device goes while it is mapped";
+  EXPECT_EQ(first_region().flags & (DMABRIDGE_REGION_UNREGISTERED | DMABRIDGE_REGION_QUARANTINED),
+            DMABRIDGE_REGION_UNREGISTERED);
   std::uint32_t another = 0;
   EXPECT_EQ(direct.attachment.map(&another), -ENODEV);
   EXPECT_EQ(direct.attachment.unmap(id), 0);

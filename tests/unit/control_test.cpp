@@ -104,9 +104,11 @@ TEST(control, region_of_every_kind_and_state) {
   busy.quarantined = 8192;
   auto& plain = module.add_region("system", 1 << 20);
   plain.kind = DMABRIDGE_REGION_SYSTEM;
-  plain.flags |= DMABRIDGE_REGION_NOT_PCI | DMABRIDGE_REGION_QUARANTINED;
+  plain.flags |= DMABRIDGE_REGION_NOT_PCI | DMABRIDGE_REGION_UNREGISTERED;
+  module.add_region("quarantine", 1 << 20).flags |= DMABRIDGE_REGION_QUARANTINED;
   const auto regions = control().regions();
-  ASSERT_EQ(regions.size(), 2U);
+  ASSERT_EQ(regions.size(), 3U);
+  EXPECT_TRUE(regions[2].unregistered) << "as older modules say it";
   EXPECT_EQ(regions[0].kind, region_kind::stolen);
   EXPECT_TRUE(regions[0].has_engine && regions[0].suspended);
   EXPECT_FALSE(regions[0].unregistered);

@@ -57,6 +57,15 @@ TEST(region, one_in_quarantine_gives_way_to_what_can_be_used) {
   EXPECT_EQ(find_region(regions, "vram0").name, "vram0") << "to be looked at";
 }
 
+TEST(region, one_that_is_gone_is_in_quarantine_only_if_memory_is) {
+  auto regions = two_regions();
+  regions[0].unregistered = regions[1].unregistered = true;
+  regions[1].quarantined = 4096;
+  const auto text = std::string(error_of([&] { find_region(regions, "other"); }).what());
+  EXPECT_THAT(text, HasSubstr("vram0 (256 MiB of a device that is gone)"));
+  EXPECT_THAT(text, HasSubstr("of memory in quarantine)"));
+}
+
 TEST(region, one_without_a_pci_device_is_not_taken_for_another) {
   auto regions = two_regions();
   regions[0].device.reset();

@@ -52,7 +52,9 @@ auto to_region(const dmabridge_region_info& raw) -> region_info {
   region.takes_unrevocable = (raw.flags & DMABRIDGE_REGION_TAKES_UNREVOCABLE) != 0;
   region.has_engine = (raw.flags & DMABRIDGE_REGION_HAS_ENGINE) != 0;
   region.suspended = (raw.flags & DMABRIDGE_REGION_SUSPENDED) != 0;
-  region.unregistered = (raw.flags & DMABRIDGE_REGION_QUARANTINED) != 0;
+  // An older module has the one flag for both.
+  region.unregistered =
+      (raw.flags & (DMABRIDGE_REGION_UNREGISTERED | DMABRIDGE_REGION_QUARANTINED)) != 0;
   region.buffers = raw.nr_buffers;
   region.size = raw.size;
   region.available = raw.available;

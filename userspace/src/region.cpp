@@ -23,7 +23,9 @@ auto fits(const region_info& region, const std::string& spec) -> bool {
 }
 
 auto owner(const region_info& region) -> std::string {
-  if (region.unregistered) return "memory in quarantine";
+  if (region.unregistered) {
+    return region.quarantined != 0 ? "memory in quarantine" : "a device that is gone";
+  }
   return region.device ? "device " + to_string(*region.device) : "driver " + region.driver;
 }
 

@@ -41,7 +41,7 @@ struct region_info {
   bool takes_unrevocable = false;  // gives P2P to importers that cannot be stopped
   bool has_engine = false;         // the device copies when a buffer moves: move_limit is not asked
   bool suspended = false;          // by its driver: no device memory is to be had for now
-  bool unregistered = false;  // its device is gone; here for as long as its memory is in quarantine
+  bool unregistered = false;       // its device is gone; here until nobody has its memory any more
   std::uint32_t buffers = 0;
   std::uint64_t size = 0;
   std::uint64_t available = 0;   // not handed out
