@@ -91,7 +91,7 @@ int target_init(struct block_target *target, struct file *file, u32 flags,
  * 0; else why not, with a reason in @verdict: -EROFS; -EBUSY: it is in use.
  */
 int target_claim(struct block_target *target, struct dmabridge_verdict *verdict);
-/* Whether it could be claimed now. */
+/* Whether it could be claimed now, as far as can be seen without a claim. */
 int target_check_claim(const struct block_target *target, struct dmabridge_verdict *verdict);
 void target_exit(struct block_target *target);
 /* All reasons why DMA to a peer cannot be used now, apart from the PCI path. */

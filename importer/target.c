@@ -374,6 +374,7 @@ int target_claim(struct block_target *target, struct dmabridge_verdict *verdict)
 
 int target_check_claim(const struct block_target *target, struct dmabridge_verdict *verdict)
 {
+	const void *holder;
 	int ret;
 
 	if (!needs_claim(target))
@@ -383,12 +384,12 @@ int target_check_claim(const struct block_target *target, struct dmabridge_verdi
 		return ret;
 	if (!disk_live(target->bdev->bd_disk))
 		return -ENXIO;
-	/* Others who claim it right now wait, and do not fail. */
-	ret = bd_prepare_to_claim(target->bdev, THIS_MODULE, NULL);
-	if (ret)
-		return explain_claim(target, verdict, ret);
-	bd_abort_claiming(target->bdev, THIS_MODULE);
-	return 0;
+	/*
+	 * Only a claim tells for sure, and for as long as it lasts; but others would wait
+	 * for it, or fail. That the whole disk of a partition is claimed cannot be seen.
+	 */
+	holder = READ_ONCE(target->bdev->bd_holder);
+	return holder && holder != THIS_MODULE ? explain_claim(target, verdict, -EBUSY) : 0;
 }
 
 void target_exit(struct block_target *target)

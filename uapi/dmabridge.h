@@ -375,6 +375,8 @@ struct dmabridge_event {
  * 0: it would be served. Else the error that its attach or bind would get; the
  * verdict comes with both. What a move alone finds out is not foretold: memory
  * that is used up, pages pinned through user mappings, a copy engine that fails.
+ * Nor what only a claim finds out of a partition to be written: that somebody has
+ * claimed the whole disk.
  */
 struct dmabridge_negotiate {
 	__s32 fd;			/* in: the dma-buf, or -1 */
