@@ -6,6 +6,7 @@
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
+#include <linux/nospec.h>
 #include <linux/uaccess.h>
 
 #include "internal.h"
@@ -22,57 +23,47 @@ int dmabridge_copy_out(void __user *to, unsigned int cmd, const void *from, size
 }
 EXPORT_SYMBOL_GPL(dmabridge_copy_out);
 
-static long info_ioctl(unsigned int cmd, void __user *user_arg)
+/*
+ * Each of these has its argument, as the caller knows it, copied in by control_ioctl().
+ * One with a verdict explains an error by it, and so copies out all the same.
+ */
+static long info_ioctl(void *data, unsigned int cmd, void __user *user_arg)
 {
-	struct dmabridge_info arg;
-	int ret;
+	struct dmabridge_info *arg = data;
 
-	ret = dmabridge_copy_in(&arg, sizeof(arg), cmd, user_arg);
-	if (ret)
-		return ret;
-	if (arg.abi_version || arg.nr_regions || arg.importers)
+	if (arg->abi_version || arg->nr_regions || arg->importers)
 		return -EINVAL;
-	arg.abi_version = DMABRIDGE_ABI_VERSION;
-	arg.nr_regions = dmabridge_region_count();
-	arg.importers = dmabridge_importer_mask();
-	return dmabridge_copy_out(user_arg, cmd, &arg, sizeof(arg));
+	arg->abi_version = DMABRIDGE_ABI_VERSION;
+	arg->nr_regions = dmabridge_region_count();
+	arg->importers = dmabridge_importer_mask();
+	return dmabridge_copy_out(user_arg, cmd, arg, sizeof(*arg));
 }
 
-static long region_info_ioctl(unsigned int cmd, void __user *user_arg)
+static long region_info_ioctl(void *data, unsigned int cmd, void __user *user_arg)
 {
-	struct dmabridge_region_info arg;
+	struct dmabridge_region_info *arg = data;
 	int ret;
 
-	ret = dmabridge_copy_in(&arg, sizeof(arg), cmd, user_arg);
-	if (ret)
-		return ret;
-	if (arg.flags)
+	if (arg->flags)
 		return -EINVAL;
-	ret = dmabridge_region_describe(&arg);
-	if (ret)
-		return ret;
-	return dmabridge_copy_out(user_arg, cmd, &arg, sizeof(arg));
+	ret = dmabridge_region_describe(arg);
+	return ret ?: dmabridge_copy_out(user_arg, cmd, arg, sizeof(*arg));
 }
 
-static long query_ioctl(unsigned int cmd, void __user *user_arg)
+static long query_ioctl(void *data, unsigned int cmd, void __user *user_arg)
 {
+	struct dmabridge_query *arg = data;
 	struct dmabridge_buffer *buffer;
-	struct dmabridge_query arg;
 	int ret;
 
-	ret = dmabridge_copy_in(&arg, sizeof(arg), cmd, user_arg);
-	if (ret)
-		return ret;
-	if (arg.flags)
+	if (arg->flags)
 		return -EINVAL;
-	buffer = dmabridge_buffer_get(arg.fd);
+	buffer = dmabridge_buffer_get(arg->fd);
 	if (IS_ERR(buffer))
 		return PTR_ERR(buffer);
-	ret = dmabridge_buffer_query(buffer, &arg);
+	ret = dmabridge_buffer_query(buffer, arg);
 	dmabridge_buffer_put(buffer);
-	if (ret)
-		return ret;
-	return dmabridge_copy_out(user_arg, cmd, &arg, sizeof(arg));
+	return ret ?: dmabridge_copy_out(user_arg, cmd, arg, sizeof(*arg));
 }
 
 static bool is_placement(u32 placement)
@@ -85,25 +76,30 @@ static void clear_verdict(struct dmabridge_verdict *verdict)
 	*verdict = (struct dmabridge_verdict){ .distance = -1 };
 }
 
-static long move_ioctl(unsigned int cmd, void __user *user_arg)
+/* The result of what has a verdict: that goes out with it. */
+static int give_verdict(int result, const void *arg, size_t size, unsigned int cmd,
+			void __user *user_arg)
 {
-	struct dmabridge_buffer *buffer;
-	struct dmabridge_move arg;
-	int ret, copied;
+	int copied = dmabridge_copy_out(user_arg, cmd, arg, size);
 
-	ret = dmabridge_copy_in(&arg, sizeof(arg), cmd, user_arg);
-	if (ret)
-		return ret;
-	if (arg.flags || arg.__reserved || !is_placement(arg.placement))
+	return copied ?: result;
+}
+
+static long move_ioctl(void *data, unsigned int cmd, void __user *user_arg)
+{
+	struct dmabridge_move *arg = data;
+	struct dmabridge_buffer *buffer;
+	int ret;
+
+	if (arg->flags || arg->__reserved || !is_placement(arg->placement))
 		return -EINVAL;
-	buffer = dmabridge_buffer_get(arg.fd);
+	buffer = dmabridge_buffer_get(arg->fd);
 	if (IS_ERR(buffer))
 		return PTR_ERR(buffer);
-	clear_verdict(&arg.verdict);
-	ret = dmabridge_move(buffer, &arg);
+	clear_verdict(&arg->verdict);
+	ret = dmabridge_move(buffer, arg);
 	dmabridge_buffer_put(buffer);
-	copied = dmabridge_copy_out(user_arg, cmd, &arg, sizeof(arg));
-	return copied ?: ret;
+	return give_verdict(ret, arg, sizeof(*arg), cmd, user_arg);
 }
 
 /*
@@ -137,129 +133,118 @@ static int publish_fd(struct file *file, s32 *number, void *arg, size_t size, un
 	return 0;
 }
 
-static long hold_ioctl(unsigned int cmd, void __user *user_arg)
+static long hold_ioctl(void *data, unsigned int cmd, void __user *user_arg)
 {
+	struct dmabridge_hold *arg = data;
 	struct dmabridge_buffer *buffer;
-	struct dmabridge_hold arg;
 	struct file *file;
 	int ret;
 
-	ret = dmabridge_copy_in(&arg, sizeof(arg), cmd, user_arg);
-	if (ret)
-		return ret;
-	if (arg.flags || !is_placement(arg.placement))
+	if (arg->flags || !is_placement(arg->placement))
 		return -EINVAL;
-	buffer = dmabridge_buffer_get(arg.fd);
+	buffer = dmabridge_buffer_get(arg->fd);
 	if (IS_ERR(buffer))
 		return PTR_ERR(buffer);
-	clear_verdict(&arg.verdict);
-	arg.hold_fd = -1;
-	ret = dmabridge_hold_create(buffer, &arg, &file);
+	clear_verdict(&arg->verdict);
+	arg->hold_fd = -1;
+	ret = dmabridge_hold_create(buffer, arg, &file);
 	dmabridge_buffer_put(buffer);
-	if (ret) {
-		int copied = dmabridge_copy_out(user_arg, cmd, &arg, sizeof(arg));
-
-		return copied ?: ret;
-	}
-	return publish_fd(file, &arg.hold_fd, &arg, sizeof(arg), cmd, user_arg);
+	if (ret)
+		return give_verdict(ret, arg, sizeof(*arg), cmd, user_arg);
+	return publish_fd(file, &arg->hold_fd, arg, sizeof(*arg), cmd, user_arg);
 }
 
-static long bind_ioctl(unsigned int cmd, void __user *user_arg)
+static long bind_ioctl(void *data, unsigned int cmd, void __user *user_arg)
 {
-	struct dmabridge_bind arg;
+	struct dmabridge_bind *arg = data;
 	struct dma_buf *dmabuf;
 	struct file *file;
 	int ret;
 
-	ret = dmabridge_copy_in(&arg, sizeof(arg), cmd, user_arg);
-	if (ret)
-		return ret;
-	if (!arg.flags || arg.flags & ~(DMABRIDGE_BIND_READ | DMABRIDGE_BIND_WRITE) ||
-	    !dmabridge_combine_policies(arg.policy, arg.policy))
+	if (!arg->flags || arg->flags & ~(DMABRIDGE_BIND_READ | DMABRIDGE_BIND_WRITE) ||
+	    !dmabridge_combine_policies(arg->policy, arg->policy))
 		return -EINVAL;
-	clear_verdict(&arg.verdict);
-	arg.binding_fd = -1;
+	clear_verdict(&arg->verdict);
+	arg->binding_fd = -1;
 
-	dmabuf = dma_buf_get(arg.fd);
+	dmabuf = dma_buf_get(arg->fd);
 	if (IS_ERR(dmabuf)) {
 		ret = PTR_ERR(dmabuf);
 	} else {
-		ret = dmabridge_importer_bind(dmabuf, &arg, &file);
+		ret = dmabridge_importer_bind(dmabuf, arg, &file);
 		dma_buf_put(dmabuf);
 	}
-	if (ret) {
-		int copied = dmabridge_copy_out(user_arg, cmd, &arg, sizeof(arg));
-
-		return copied ?: ret;
-	}
-	return publish_fd(file, &arg.binding_fd, &arg, sizeof(arg), cmd, user_arg);
+	if (ret)
+		return give_verdict(ret, arg, sizeof(*arg), cmd, user_arg);
+	return publish_fd(file, &arg->binding_fd, arg, sizeof(*arg), cmd, user_arg);
 }
 
-static long watch_ioctl(unsigned int cmd, void __user *user_arg)
+static long watch_ioctl(void *data, unsigned int cmd, void __user *user_arg)
 {
+	struct dmabridge_watch *arg = data;
 	struct dmabridge_buffer *buffer;
-	struct dmabridge_watch arg;
 	struct file *file;
 	int ret;
 
-	ret = dmabridge_copy_in(&arg, sizeof(arg), cmd, user_arg);
-	if (ret)
-		return ret;
-	if (arg.flags)
+	if (arg->flags)
 		return -EINVAL;
-	buffer = dmabridge_buffer_get(arg.fd);
+	buffer = dmabridge_buffer_get(arg->fd);
 	if (IS_ERR(buffer))
 		return PTR_ERR(buffer);
-	ret = dmabridge_watch_create(buffer, &arg, &file);
+	ret = dmabridge_watch_create(buffer, arg, &file);
 	dmabridge_buffer_put(buffer);
-	if (ret)
-		return ret;
-	return publish_fd(file, &arg.watch_fd, &arg, sizeof(arg), cmd, user_arg);
+	return ret ?: publish_fd(file, &arg->watch_fd, arg, sizeof(*arg), cmd, user_arg);
 }
 
-static long negotiate_ioctl(unsigned int cmd, void __user *user_arg)
+static long negotiate_ioctl(void *data, unsigned int cmd, void __user *user_arg)
 {
-	struct dmabridge_negotiate arg;
-	int ret, copied;
+	struct dmabridge_negotiate *arg = data;
+	int ret;
 
-	ret = dmabridge_copy_in(&arg, sizeof(arg), cmd, user_arg);
-	if (ret)
-		return ret;
-	if (!dmabridge_negotiate_valid(&arg))
+	if (!dmabridge_negotiate_valid(arg))
 		return -EINVAL;
-	clear_verdict(&arg.verdict);
-	arg.placement = DMABRIDGE_PLACEMENT_NONE;
-	ret = dmabridge_negotiate(&arg);
-	copied = dmabridge_copy_out(user_arg, cmd, &arg, sizeof(arg));
-	return copied ?: ret;
+	clear_verdict(&arg->verdict);
+	arg->placement = DMABRIDGE_PLACEMENT_NONE;
+	ret = dmabridge_negotiate(arg);
+	return give_verdict(ret, arg, sizeof(*arg), cmd, user_arg);
 }
 
-static long control_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
-{
-	void __user *user_arg = (void __user *)arg;
+static const struct {
+	size_t size;			/* of the argument as we know it */
+	long (*run)(void *arg, unsigned int cmd, void __user *user_arg);
+} calls[] = {
+	[_IOC_NR(DMABRIDGE_IOCTL_INFO)] = { sizeof(struct dmabridge_info), info_ioctl },
+	[_IOC_NR(DMABRIDGE_IOCTL_REGION)] = { sizeof(struct dmabridge_region_info),
+					      region_info_ioctl },
+	[_IOC_NR(DMABRIDGE_IOCTL_QUERY)] = { sizeof(struct dmabridge_query), query_ioctl },
+	[_IOC_NR(DMABRIDGE_IOCTL_HOLD)] = { sizeof(struct dmabridge_hold), hold_ioctl },
+	[_IOC_NR(DMABRIDGE_IOCTL_MOVE)] = { sizeof(struct dmabridge_move), move_ioctl },
+	[_IOC_NR(DMABRIDGE_IOCTL_BIND)] = { sizeof(struct dmabridge_bind), bind_ioctl },
+	[_IOC_NR(DMABRIDGE_IOCTL_WATCH)] = { sizeof(struct dmabridge_watch), watch_ioctl },
+	[_IOC_NR(DMABRIDGE_IOCTL_NEGOTIATE)] = { sizeof(struct dmabridge_negotiate),
+						 negotiate_ioctl },
+};
 
-	if (_IOC_TYPE(cmd) != DMABRIDGE_IOC)
+static long control_ioctl(struct file *file, unsigned int cmd, unsigned long user_arg)
+{
+	unsigned int nr = _IOC_NR(cmd);
+	union {
+		struct dmabridge_info info;
+		struct dmabridge_region_info region;
+		struct dmabridge_query query;
+		struct dmabridge_hold hold;
+		struct dmabridge_move move;
+		struct dmabridge_bind bind;
+		struct dmabridge_watch watch;
+		struct dmabridge_negotiate negotiate;
+	} arg;
+	int ret;
+
+	if (_IOC_TYPE(cmd) != DMABRIDGE_IOC || nr >= ARRAY_SIZE(calls))
 		return -ENOTTY;
-	switch (_IOC_NR(cmd)) {
-	case _IOC_NR(DMABRIDGE_IOCTL_INFO):
-		return info_ioctl(cmd, user_arg);
-	case _IOC_NR(DMABRIDGE_IOCTL_REGION):
-		return region_info_ioctl(cmd, user_arg);
-	case _IOC_NR(DMABRIDGE_IOCTL_QUERY):
-		return query_ioctl(cmd, user_arg);
-	case _IOC_NR(DMABRIDGE_IOCTL_HOLD):
-		return hold_ioctl(cmd, user_arg);
-	case _IOC_NR(DMABRIDGE_IOCTL_MOVE):
-		return move_ioctl(cmd, user_arg);
-	case _IOC_NR(DMABRIDGE_IOCTL_BIND):
-		return bind_ioctl(cmd, user_arg);
-	case _IOC_NR(DMABRIDGE_IOCTL_WATCH):
-		return watch_ioctl(cmd, user_arg);
-	case _IOC_NR(DMABRIDGE_IOCTL_NEGOTIATE):
-		return negotiate_ioctl(cmd, user_arg);
-	default:
-		return -ENOTTY;
-	}
+	nr = array_index_nospec(nr, ARRAY_SIZE(calls));
+	ret = dmabridge_copy_in(&arg, calls[nr].size, cmd, (void __user *)user_arg);
+	return ret ?: calls[nr].run(&arg, cmd, (void __user *)user_arg);
 }
 
 static const struct file_operations control_fops = {
