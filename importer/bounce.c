@@ -110,7 +110,5 @@ int bounce_issue(struct io_uring_cmd *cmd, bool nowait)
 	if (done)
 		return done;
 	/* -EAGAIN now would be taken for a promise to try again. */
-	if (moved == -EAGAIN)
-		return -EIO;
-	return moved == -ERESTARTSYS ? -EINTR : moved;
+	return moved == -EAGAIN ? -EIO : moved;
 }

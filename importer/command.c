@@ -83,12 +83,26 @@ static void count(struct block_binding *binding, const struct block_command *com
 		this_cpu_add(binding->counters->bytes[DMABRIDGE_ROUTE_UNPROVED], unproved);
 }
 
+/* There is no system call that could be restarted after a signal. */
+static s32 without_restart(s32 result)
+{
+	switch (result) {
+	case -ERESTARTSYS:
+	case -ERESTARTNOINTR:
+	case -ERESTARTNOHAND:
+	case -ERESTART_RESTARTBLOCK:
+		return -EINTR;
+	default:
+		return result;
+	}
+}
+
 /* NVMe, for one, says "invalid" if the PCI core does not let it reach a peer. */
 static s32 final_result(const struct block_command *command, s32 result)
 {
 	if (result == -EINVAL && is_p2p(command->route))
 		return -EREMOTEIO;
-	return result;
+	return without_restart(result);
 }
 
 /*
@@ -127,7 +141,7 @@ static s32 end_access(struct io_uring_cmd *cmd, s32 result)
 {
 	int error = memory_end(&to_binding(cmd)->memory, to_command(cmd));
 
-	return result < 0 ? result : error ?: result;
+	return result < 0 ? result : without_restart(error) ?: result;
 }
 
 static void post_in_task(struct io_tw_req tw_req, io_tw_token_t tw)
@@ -223,6 +237,7 @@ int command_issue(struct io_uring_cmd *cmd, unsigned int issue_flags)
 		ret = run(cmd, issue_flags & IO_URING_F_NONBLOCK, &unproved);
 	if (ret == -EIOCBQUEUED || ret == -EAGAIN)
 		return ret;
+	ret = without_restart(ret);
 	count(binding, command, ret, unproved);
 	return ret;
 }

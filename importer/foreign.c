@@ -196,7 +196,7 @@ int foreign_begin(struct block_foreign *foreign, struct dma_buf *dmabuf,
 	if (!nowait) {
 		ret = begin_access(foreign, dmabuf, command);
 		if (ret)
-			return ret == -ERESTARTSYS ? -EINTR : ret;
+			return ret;
 	} else if (has_brackets(dmabuf) ||
 		   !dma_resv_test_signaled(dmabuf->resv, fences_before(command))) {
 		return -EAGAIN;
