@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Modules that serve DMABRIDGE_IOCTL_BIND, and answer for it in advance. They depend on this one; it knows
- * them by number only, and asks for them when they are first needed.
+ * Modules that serve DMABRIDGE_IOCTL_BIND, and answer for it in advance. They depend on
+ * this one; it knows them by number only, and asks for them when they are first needed.
  */
 #include <linux/file.h>
 #include <linux/kmod.h>

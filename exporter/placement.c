@@ -293,8 +293,10 @@ int dmabridge_check_move(struct dmabridge_buffer *buffer, u32 placement,
 	if (ret || buffer->placement == placement)
 		return ret;
 	ret = dma_resv_lock_interruptible(buffer->dmabuf->resv, NULL);
-	if (ret)
+	if (ret) {
+		explain_stop(verdict, ret);
 		return ret;
+	}
 	ret = check_importers(buffer, verdict);
 	dma_resv_unlock(buffer->dmabuf->resv);
 	return ret;

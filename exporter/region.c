@@ -442,6 +442,8 @@ next_buffer(struct dmabridge_region *region,
 	mutex_lock(&region->lock);
 	list_for_each_entry(buffer, &region->buffers, region_node) {
 		if (wanted(buffer, sweep) && get_file_active(&buffer->dmabuf->file)) {
+			/* Those that are done with gather at the end: no walk is long. */
+			list_move_tail(&buffer->region_node, &region->buffers);
 			mutex_unlock(&region->lock);
 			return buffer;
 		}

@@ -169,7 +169,7 @@ struct dmabridge_user_state *dmabridge_user_add(struct dmabridge_buffer *buffer,
 	struct dmabridge_facts *facts;
 	int ret;
 
-	user = kzalloc_obj(*user);
+	user = kzalloc_obj(*user, GFP_KERNEL_ACCOUNT);
 	facts = kzalloc_obj(*facts);
 	if (!user || !facts) {
 		ret = -ENOMEM;

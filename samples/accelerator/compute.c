@@ -209,8 +209,8 @@ int compute_run(struct accelerator_buffer *buffer, const struct accelerator_run 
 
 	if (!is_sound(buffer, run))
 		return -EINVAL;
-	job = kzalloc_obj(*job);
-	fence = kzalloc_obj(*fence);
+	job = kzalloc_obj(*job, GFP_KERNEL_ACCOUNT);
+	fence = kzalloc_obj(*fence, GFP_KERNEL_ACCOUNT);
 	if (!job || !fence) {
 		kfree(fence);
 		kfree(job);
