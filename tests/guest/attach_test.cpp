@@ -22,6 +22,7 @@
 #include "support/attach_fixture.hpp"
 #include "support/child.hpp"
 #include "support/pci_driver.hpp"
+#include "support/rdma_drivers.hpp"
 
 namespace dmabridge::test {
 namespace {
@@ -885,6 +886,144 @@ TEST_F(Revoked, OwnerIsKilledWhileItHasAMapping) {
   EXPECT_EQ(unbound.get(), 0);
   EXPECT_EQ(placement(buffer.get()), DMABRIDGE_PLACEMENT_NONE);
 }
+
+// --- drivers of RDMA devices
+// --------------------------------------------------------------------------------------
+
+// Each by its name, as it attaches: what it gets under each policy, and what it keeps from
+// happening while its MR is there. What a region that takes unrevocable importers gives them is in
+// the area driver.
+class RdmaDriverAttaches : public Revoked,
+                           public testing::WithParamInterface<std::tuple<RdmaDriver, Policy>> {
+ protected:
+  static constexpr std::uint64_t size = 1 * MiB;
+  const RdmaDriver driver_ = std::get<0>(GetParam());
+  const std::uint32_t policy_ = std::get<1>(GetParam()).policy;
+
+  bool granted() const { return driver_.revocable && policy_ != DMABRIDGE_POLICY_FORBID; }
+  bool refused() const { return policy_ == DMABRIDGE_POLICY_REQUIRE && !granted(); }
+  std::vector<std::uint32_t> expected_reasons() const {
+    std::vector<std::uint32_t> reasons;
+    if (policy_ == DMABRIDGE_POLICY_FORBID) reasons.push_back(DMABRIDGE_REASON_POLICY_FORBID);
+    if (!driver_.revocable) reasons.push_back(DMABRIDGE_REASON_NOT_REVOCABLE);
+    return reasons;
+  }
+  // Both that have the callback unmap in it: mlx5_ib_dmabuf_invalidate_cb(),
+  // ib_umem_dmabuf_revoke_locked().
+  Attached attach_as_driver(int buffer) const {
+    return attach(buffer, driver_.revocable ? p2p_revocable : p2p, nvme("SAMESW"),
+                  TEST_IMPORTER_UNMAP);
+  }
+  // The table is of the buffer, wherever it is.
+  static std::string wrong(const Table& table, int buffer) {
+    return placement(buffer) == DMABRIDGE_PLACEMENT_DEVICE ? not_on_device(table, buffer)
+                                                           : not_in_system(table, size);
+  }
+};
+
+TEST_P(RdmaDriverAttaches, GetsWhatTheManualSays) {
+  const Fd buffer = allocate(size, policy_);
+  write_pattern(buffer.get(), size);
+  const std::uint64_t before = query(buffer.get()).head.generation;
+  Attached nic = attach_as_driver(buffer.get());
+  const Query seen = query(buffer.get());
+  if (refused()) {
+    EXPECT_EQ(nic.error, -EOPNOTSUPP);
+    EXPECT_THAT(codes(seen.head.last_refused.verdict),
+                UnorderedElementsAreArray(expected_reasons()));
+    EXPECT_EQ(seen.head.generation, before) << "a refusal moves nothing";
+    EXPECT_TRUE(seen.users.empty());
+    return;
+  }
+  ASSERT_EQ(nic.error, 0) << describe(seen.head.last_refused.verdict);
+  EXPECT_EQ(nic.peer2peer, granted());
+  ASSERT_EQ(seen.users.size(), 1u);
+  const dmabridge_verdict& verdict = seen.users[0].verdict;
+  EXPECT_EQ(verdict.route, granted() ? DMABRIDGE_ROUTE_P2P_BUS : DMABRIDGE_ROUTE_SYSTEM)
+      << describe(verdict);
+  EXPECT_THAT(codes(verdict), UnorderedElementsAreArray(expected_reasons())) << describe(verdict);
+  EXPECT_EQ(seen.head.placement,
+            granted() ? DMABRIDGE_PLACEMENT_DEVICE : DMABRIDGE_PLACEMENT_SYSTEM);
+  if (driver_.pins) {
+    ASSERT_EQ(nic.attachment.pin(), 0);
+  }
+  EXPECT_EQ(wrong(nic.attachment.table(nic.attachment.map()), buffer.get()), "");
+  EXPECT_EQ(difference(buffer.get(), size), "");
+}
+
+// Other policies do not let it move.
+class RdmaDriverUnderPrefer : public RdmaDriverAttaches {};
+
+TEST_P(RdmaDriverUnderPrefer, BufferMovesOnlyIfTheDriverFollows) {
+  const Fd buffer = allocate(size, policy_);
+  write_pattern(buffer.get(), size);
+  Attached nic = attach_as_driver(buffer.get());
+  ASSERT_EQ(nic.error, 0);
+  if (driver_.pins) {
+    ASSERT_EQ(nic.attachment.pin(), 0);
+  }
+  const std::uint32_t mapped = nic.attachment.map();
+  const auto there = granted() ? DMABRIDGE_PLACEMENT_SYSTEM : DMABRIDGE_PLACEMENT_DEVICE;
+  dmabridge_verdict verdict{};
+  const int moved = move(buffer.get(), there, &verdict);
+  EXPECT_EQ(difference(buffer.get(), size), "");
+  if (driver_.pins) {
+    EXPECT_EQ(moved, -EBUSY);
+    // Who needs system memory keeps it there by that alone.
+    EXPECT_TRUE(find_reason(
+        verdict, granted() ? DMABRIDGE_REASON_PINNED_BY_IMPORTER : DMABRIDGE_REASON_HELD))
+        << describe(verdict);
+    EXPECT_EQ(nic.attachment.events().invalidations, 0u);
+    EXPECT_EQ(wrong(nic.attachment.table(mapped), buffer.get()), "");
+  } else {
+    EXPECT_EQ(moved, 0);
+    EXPECT_EQ(nic.attachment.events().invalidations, 1u);
+    // A peer's next access faults, and the driver maps anew.
+    EXPECT_EQ(wrong(nic.attachment.table(nic.attachment.map()), buffer.get()), "");
+  }
+}
+
+TEST_P(RdmaDriverAttaches, DeviceMayGoAtAnyTime) {
+  const Fd buffer = allocate(size, policy_);
+  Attached nic = attach_as_driver(buffer.get());
+  if (refused()) {
+    EXPECT_EQ(nic.error, -EOPNOTSUPP);
+    return;
+  }
+  ASSERT_EQ(nic.error, 0);
+  if (driver_.pins) {
+    ASSERT_EQ(nic.attachment.pin(), 0);
+  }
+  const std::uint32_t mapped = nic.attachment.map();
+  // Nobody detaches meanwhile: a wait would last for ever.
+  ASSERT_EQ(unbind(), 0);
+  if (driver_.revocable) {
+    EXPECT_EQ(nic.attachment.events().invalidations, 1u);
+    EXPECT_EQ(nic.attachment.events().mappings, 0u);
+  } else {
+    EXPECT_EQ(nic.attachment.events().invalidations, 0u);
+    EXPECT_EQ(nic.attachment.table(mapped).length(), size) << "the MR stays memory";
+    EXPECT_EQ(nic.attachment.unmap(mapped), 0);
+  }
+  std::uint32_t another = 0;
+  EXPECT_EQ(nic.attachment.map(&another), -ENODEV);
+  if (driver_.pins) {
+    EXPECT_EQ(nic.attachment.unpin(), 0);
+  }
+}
+
+std::string name_of_driver(const testing::TestParamInfo<std::tuple<RdmaDriver, Policy>>& info) {
+  return fmt::format("{}{}", std::get<0>(info.param).name, std::get<1>(info.param).name);
+}
+
+INSTANTIATE_TEST_SUITE_P(Attach, RdmaDriverAttaches,
+                         testing::Combine(testing::ValuesIn(rdma_drivers),
+                                          testing::ValuesIn(policies)),
+                         name_of_driver);
+INSTANTIATE_TEST_SUITE_P(Attach, RdmaDriverUnderPrefer,
+                         testing::Combine(testing::ValuesIn(rdma_drivers),
+                                          testing::Values(policies[1])),
+                         name_of_driver);
 
 // --- the module's own life ---------------------------------------------------------------------
 

@@ -25,6 +25,7 @@
 #include "support/accelerator.hpp"
 #include "support/block_fixture.hpp"
 #include "support/pci_driver.hpp"
+#include "support/rdma_drivers.hpp"
 #include "support/test_importer.hpp"
 
 namespace dmabridge::test {
@@ -1357,6 +1358,45 @@ TEST_F(Driver, UnrevocableImporterIsTakenIfTheDriverWaitsForIt) {
   EXPECT_EQ(importer.attachment.unmap(mapped), 0);
   EXPECT_EQ(unbound.get(), 0);
 }
+
+// The same for the drivers of RDMA devices that are such importers, by name, which pin as well.
+class UnrevocableRdmaDriver : public Driver, public testing::WithParamInterface<RdmaDriver> {};
+
+TEST_P(UnrevocableRdmaDriver, IsWaitedForWhereItIsTaken) {
+  bind_with({{"take_unrevocable", "Y"}});
+  const Own own = create(1 * MiB);
+  Attached nic = attach(own.fd(), p2p, nvme("SAMESW"));
+  ASSERT_EQ(nic.error, 0);
+  EXPECT_TRUE(nic.peer2peer);
+  const Query found = query(own.fd());
+  ASSERT_EQ(found.users.size(), 1u);
+  EXPECT_EQ(found.users[0].verdict.route, DMABRIDGE_ROUTE_P2P_BUS);
+  ASSERT_EQ(nic.attachment.pin(), 0);
+  const std::uint32_t mapped = nic.attachment.map();
+  EXPECT_EQ(accelerator().evict(own.handle), -EBUSY);
+  forget(own);
+  close_node();
+
+  std::future<int> unbound = std::async(std::launch::async, [&] { return unbind(); });
+  EXPECT_TRUE(eventually([&] { return placement(own.fd()) == DMABRIDGE_PLACEMENT_NONE; }));
+  EXPECT_EQ(unbound.wait_for(a_moment), std::future_status::timeout)
+      << "the device goes while it is mapped";
+  // As deregistration does.
+  EXPECT_EQ(nic.attachment.unmap(mapped), 0);
+  EXPECT_EQ(nic.attachment.unpin(), 0);
+  EXPECT_EQ(unbound.get(), 0);
+}
+
+std::vector<RdmaDriver> unrevocable_rdma_drivers() {
+  std::vector<RdmaDriver> found;
+  std::ranges::copy_if(rdma_drivers, std::back_inserter(found),
+                       [](const RdmaDriver& driver) { return !driver.revocable; });
+  return found;
+}
+
+INSTANTIATE_TEST_SUITE_P(Driver, UnrevocableRdmaDriver,
+                         testing::ValuesIn(unrevocable_rdma_drivers()),
+                         [](const auto& test) { return std::string(test.param.name); });
 
 TEST_F(Driver, SuspendedMemoryCanBeLostToo) {
   const Own own = create(1 * MiB);

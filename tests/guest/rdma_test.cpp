@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Buffers as MRs of a software RDMA device (rxe), with bytes that go through them; and what drivers
-// of RDMA devices with dma-buf MRs get when they attach. rxe has none: its MRs are pinned mappings.
+// Buffers as MRs of a software RDMA device (rxe), with bytes that go through them. rxe has no
+// dma-buf MRs: its are pinned mappings. What drivers get that have them is in the area attach.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -29,7 +29,6 @@
 #include "support/block_fixture.hpp"
 #include "support/pci_driver.hpp"
 #include "support/soft_rdma.hpp"
-#include "support/test_importer.hpp"
 
 namespace dmabridge::test {
 namespace {
@@ -453,6 +452,25 @@ TEST_F(Rdma, ThreadsShareOneCache) {
   EXPECT_TRUE(query(memory.descriptor()).users.empty());
 }
 
+TEST_F(Rdma, NoPeerReachesItAfterADeregistration) {
+  const auto memory = take(MiB);
+  fill(memory, old_tag);
+  auto region = enroll(memory, {.length = MiB, .access = full_access});
+  const auto address = region.address();
+  const auto key = region.rkey();
+  PlainMemory peer(*device_, MiB);
+  {
+    Loopback wire(*device_);
+    ASSERT_EQ(wire.read(peer, MiB, address, key), IBV_WC_SUCCESS);
+  }
+  region.deregister();
+  std::ranges::fill(peer.bytes(), std::byte(0x77));
+  Loopback writing(*device_), reading(*device_);
+  EXPECT_EQ(writing.write(peer, MiB, address, key), IBV_WC_REM_ACCESS_ERR);
+  EXPECT_EQ(reading.read(peer, MiB, address, key), IBV_WC_REM_ACCESS_ERR);
+  EXPECT_EQ(difference(memory, old_tag), "");
+}
+
 TEST_F(Rdma, BufferMayBeClosedBeforeItsMr) {
   std::optional memory(take(MiB));
   fill(*memory, old_tag);
@@ -616,87 +634,6 @@ TEST_F(RdmaPageless, ItIsServedFromSystemMemoryAsWell) {
   const auto region = enroll(memory, {.length = MiB, .access = full_access});
   EXPECT_EQ(region.verdict().route, route::system);
   exchange(memory, region);
-}
-
-// --- drivers that have dma-buf MRs, by how they attach -------------------------------------------
-
-class RdmaDriver : public Rdma {
- protected:
-  void TearDown() override {
-    if (unbound_) {
-      EXPECT_EQ(bind_function(function_, "dmabridge_pci"), 0);
-    }
-    Rdma::TearDown();
-  }
-  int unbind() {
-    unbound_ = true;
-    return unbind_function(function_);
-  }
-  const std::string function_ = pci_address(region_of(DMABRIDGE_REGION_BAR).device);
-  bool unbound_ = false;
-};
-
-// Dynamic, P2P, pinned, without invalidation: could not be stopped, and so gets system memory,
-// which it may keep. Nothing waits for it.
-TEST_F(RdmaDriver, AsEfaOrBnxtRe) {
-  const auto memory = take(MiB);
-  Attached nic = attach(memory.descriptor(), p2p, nvme("SAMESW"));
-  ASSERT_EQ(nic.error, 0);
-  EXPECT_FALSE(nic.peer2peer);
-  const Query seen = query(memory.descriptor());
-  EXPECT_EQ(seen.head.placement, static_cast<unsigned>(DMABRIDGE_PLACEMENT_SYSTEM));
-  EXPECT_NE(find_reason(seen.users.at(0).verdict, DMABRIDGE_REASON_NOT_REVOCABLE), nullptr)
-      << describe(seen.users.at(0).verdict);
-  ASSERT_EQ(nic.attachment.pin(), 0);
-  const std::uint32_t mapped = nic.attachment.map();
-  dmabridge_verdict verdict{};
-  EXPECT_EQ(move(memory.descriptor(), DMABRIDGE_PLACEMENT_DEVICE, &verdict), -EBUSY);
-  EXPECT_GT(verdict.nr_reasons, 0U);
-  ASSERT_EQ(unbind(), 0);
-  EXPECT_EQ(nic.attachment.unmap(mapped), 0);
-  EXPECT_EQ(nic.attachment.unpin(), 0);
-}
-
-TEST_F(RdmaDriver, AsEfaUnderRequire) {
-  const auto memory = take(MiB, policy::require);
-  EXPECT_EQ(attach(memory.descriptor(), p2p, nvme("SAMESW")).error, -EOPNOTSUPP);
-  EXPECT_NE(find_reason(query(memory.descriptor()).head.last_refused.verdict,
-                        DMABRIDGE_REASON_NOT_REVOCABLE),
-            nullptr);
-}
-
-// Dynamic, P2P, pinned, with invalidation: P2P, nothing moves, and the device may go at any time.
-TEST_F(RdmaDriver, AsIrdma) {
-  const auto memory = take(MiB);
-  Attached nic = attach(memory.descriptor(), p2p_revocable, nvme("SAMESW"), TEST_IMPORTER_UNMAP);
-  ASSERT_EQ(nic.error, 0);
-  EXPECT_TRUE(nic.peer2peer);
-  ASSERT_EQ(nic.attachment.pin(), 0);
-  nic.attachment.map();
-  dmabridge_verdict verdict{};
-  EXPECT_EQ(move(memory.descriptor(), DMABRIDGE_PLACEMENT_SYSTEM, &verdict), -EBUSY);
-  EXPECT_NE(find_reason(verdict, DMABRIDGE_REASON_PINNED_BY_IMPORTER), nullptr)
-      << describe(verdict);
-  ASSERT_EQ(unbind(), 0);
-  EXPECT_EQ(nic.attachment.events().invalidations, 1U);
-  EXPECT_EQ(nic.attachment.events().mappings, 0U);
-  EXPECT_EQ(nic.attachment.unpin(), 0);
-}
-
-// Dynamic, P2P, movable: P2P, follows a move, and the device may go at any time.
-TEST_F(RdmaDriver, AsMlx5) {
-  const auto memory = take(MiB);
-  fill(memory, old_tag);
-  Attached nic = attach(memory.descriptor(), p2p_revocable, nvme("SAMESW"), TEST_IMPORTER_UNMAP);
-  ASSERT_EQ(nic.error, 0);
-  EXPECT_TRUE(nic.peer2peer);
-  nic.attachment.map();
-  ASSERT_EQ(move(memory.descriptor(), DMABRIDGE_PLACEMENT_SYSTEM), 0);
-  EXPECT_EQ(nic.attachment.events().invalidations, 1U);
-  EXPECT_EQ(nic.attachment.table(nic.attachment.map()).length(), MiB);
-  EXPECT_EQ(difference(memory, old_tag), "");
-  ASSERT_EQ(unbind(), 0);
-  EXPECT_EQ(nic.attachment.events().mappings, 0U);
 }
 
 // --- dmabridge bench rdma ----------------------------------------------------------------------
