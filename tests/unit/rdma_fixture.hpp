@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -98,13 +99,13 @@ class rdma_fixture : public testing::Test {
     return 0;
   }
 
-  // An attachment of that function, told that route.
-  void attach(std::uint64_t function, std::uint32_t route,
+  // An attachment of that function, or of a device that is none, told that route.
+  void attach(std::optional<std::uint64_t> function, std::uint32_t route,
               std::uint32_t kind = DMABRIDGE_USER_DYNAMIC) {
     dmabridge_user user{};
     user.kind = kind;
-    user.flags = DMABRIDGE_USER_HAS_DEVICE;
-    user.device = function;
+    if (function) user.flags = DMABRIDGE_USER_HAS_DEVICE;
+    user.device = function.value_or(0);
     user.verdict.route = route;
     user.verdict.policy = DMABRIDGE_POLICY_PREFER;
     users_.push_back(user);

@@ -134,6 +134,24 @@ TEST_F(dmabuf_mr, without_an_attachment_to_be_seen_nothing_is_confirmed) {
   EXPECT_EQ(region.verdict().state, verdict_state::predicted);
 }
 
+// A subfunction is no PCI function, and a name that is none is not somebody else's.
+TEST_F(dmabuf_mr, device_that_is_no_pci_function_takes_nobody_elses_verdict) {
+  ON_CALL(module_.calls, read_link(testing::StartsWith("/sys/class/infiniband/"), _))
+      .WillByDefault(Return(-ENOENT));
+  const rdma_importer importer(&provider_.domain, &control_);
+  attach(std::nullopt, DMABRIDGE_ROUTE_SYSTEM);
+  const auto region = importer.register_memory(take(), {.length = page});
+  EXPECT_EQ(region.verdict().route, route::unproved);
+  EXPECT_EQ(region.verdict().state, verdict_state::predicted);
+  last_refused_.kind = DMABRIDGE_USER_DYNAMIC;
+  last_refused_.verdict.nr_reasons = 1;
+  last_refused_.verdict.reasons[0].code = DMABRIDGE_REASON_NOT_REVOCABLE;
+  provider_.dmabuf_error = EOPNOTSUPP;
+  EXPECT_EQ(has(importer.register_memory(take(), {.length = page}).verdict().reasons,
+                DMABRIDGE_REASON_NOT_REVOCABLE),
+            nullptr);
+}
+
 // An attachment brings no policy along: a hold makes it so before, for as long as the MR is there.
 TEST_F(dmabuf_mr, what_is_demanded_is_held_from_before_to_after) {
   for (const auto& [wanted, where] : {std::pair(policy::require, DMABRIDGE_PLACEMENT_DEVICE),

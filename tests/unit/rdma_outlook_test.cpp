@@ -171,10 +171,13 @@ TEST_F(rdma_outlook, device_whose_driver_does_not_attach_is_not_asked_about) {
 }
 
 TEST_F(rdma_outlook, irdma_pins_and_can_be_stopped) {
-  const auto seen = ahead(nic("ice"), {.length = page});
-  EXPECT_EQ(seen.word.route, route::p2p_bus);
-  EXPECT_TRUE(seen.blocks_moves);
-  EXPECT_FALSE(seen.blocks_revoke);
+  for (const auto* driver : {"i40e", "ice", "idpf"}) {
+    const auto seen = ahead(nic(driver), {.length = page});
+    EXPECT_EQ(seen.word.route, route::p2p_bus) << driver;
+    EXPECT_TRUE(seen.blocks_moves) << driver;
+    EXPECT_FALSE(seen.blocks_revoke || seen.unknown) << driver;
+    EXPECT_THAT(seen.consequence, HasSubstr("peers' accesses fail")) << driver;
+  }
 }
 
 TEST_F(rdma_outlook, efa_and_its_like_get_system_memory_which_blocks_no_revoke) {
@@ -184,6 +187,7 @@ TEST_F(rdma_outlook, efa_and_its_like_get_system_memory_which_blocks_no_revoke) 
     EXPECT_NE(has(seen.word.reasons, DMABRIDGE_REASON_NOT_REVOCABLE), nullptr) << driver;
     EXPECT_TRUE(seen.blocks_moves) << driver;
     EXPECT_FALSE(seen.blocks_revoke) << driver;
+    EXPECT_THAT(seen.consequence, HasSubstr("the registered memory stays")) << driver;
   }
 }
 
@@ -201,7 +205,8 @@ TEST_F(rdma_outlook, where_a_region_takes_them_they_block_its_drivers_end) {
 TEST_F(rdma_outlook, driver_that_is_not_known_is_taken_for_the_worst) {
   const auto seen = ahead(nic("new_nic"), {.length = page});
   EXPECT_TRUE(seen.unknown);
-  EXPECT_TRUE(seen.blocks_moves);
+  EXPECT_TRUE(seen.blocks_moves && seen.blocks_revoke);
+  EXPECT_THAT(seen.consequence, HasSubstr("new_nic is none that is known here"));
 }
 
 TEST_F(rdma_outlook, buffer_of_another_exporter_is_unknown) {

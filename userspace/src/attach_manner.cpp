@@ -21,10 +21,14 @@ constexpr auto manners = std::to_array<attach_manner>({
     {.driver = "mgag200", .is_static = true, .peer2peer = false, .revocable = false},
     {.driver = "bochs-drm", .is_static = true, .peer2peer = false, .revocable = false},
     // RDMA: all that register a dma-buf set allow_peer2peer. mlx5 follows moves by on-demand
-    // paging; the others pin, and of those only irdma lets itself be stopped.
+    // paging; the others pin, and of those only irdma lets itself be stopped. The driver of an RDMA
+    // device's PCI function is as a rule the one of its network device: i40e, ice and idpf are
+    // irdma's.
     {.driver = "mlx5_core"},
     {.driver = "irdma", .pins = true},
+    {.driver = "i40e", .pins = true},
     {.driver = "ice", .pins = true},
+    {.driver = "idpf", .pins = true},
     {.driver = "efa", .revocable = false, .pins = true},
     {.driver = "bnxt_en", .revocable = false, .pins = true},
     {.driver = "bnxt_re", .revocable = false, .pins = true},

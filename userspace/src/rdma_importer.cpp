@@ -123,9 +123,14 @@ class attempt {
     if (!ours_) return;
     // The exporter remembers whom it refused last, and why: attach itself gives an errno only.
     const auto info = module_->query(memory_.descriptor());
-    if (info.last_refused && info.last_refused->device == device_.function) {
+    if (info.last_refused && is_this_device(info.last_refused->device)) {
       append(reasons_, info.last_refused->verdict.reasons);
     }
+  }
+
+  // What no PCI function does, nobody can tell whose it is.
+  auto is_this_device(const std::optional<pci_address>& who) const -> bool {
+    return device_.function && who == device_.function;
   }
 
   // Whatever this device was told when it attached: the last of its attachments is this one, or one
@@ -134,8 +139,8 @@ class attempt {
     verdict word{.state = verdict_state::predicted, .route = route::unproved, .reasons = reasons_};
     if (!ours_) return word;
     for (const auto& user : module_->query(memory_.descriptor()).users) {
-      const auto is_its = user.device == device_.function;
-      if (is_its && user.kind == user_kind::dynamic_attachment) word = user.verdict;
+      const auto is_dynamic = user.kind == user_kind::dynamic_attachment;
+      if (is_dynamic && is_this_device(user.device)) word = user.verdict;
     }
     return word;
   }

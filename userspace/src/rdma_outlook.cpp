@@ -14,6 +14,11 @@
 namespace dmabridge {
 namespace {
 
+// Of system memory that is pinned by somebody whom a revoke does not concern.
+constexpr auto memory_stays =
+    "the buffer stays in system memory until it is deregistered; its device may go away meanwhile, "
+    "and the registered memory stays";
+
 // The same that any importer gets, but for what only the process knows that has the device open.
 auto importer_of(const topology& machine, const rdma_device& device, policy wanted)
     -> importer_facts {
@@ -67,6 +72,20 @@ void look_at_ours(const topology& machine, const rdma_device& device, const cont
   seen.unknown = planned.unknown;
 }
 
+// Who waits for whom while a driver that is known is attached.
+auto consequence_of(const attach_manner& manner, bool on_device) -> std::string {
+  if (!manner.pins) return "the buffer may move, and the device follows";
+  if (manner.revocable) {
+    return "the buffer stays where it is until it is deregistered; if its device goes away, peers' "
+           "accesses fail";
+  }
+  if (!on_device) return memory_stays;
+  return fmt::format(
+      "the buffer stays where it is until it is deregistered, and the driver of its device "
+      "cannot be unbound before: driver {} does not let itself be stopped",
+      manner.driver);
+}
+
 // Who waits for whom, once it is registered.
 void add_consequence(const rdma_device& device, registration_outlook& seen) {
   if (seen.word.route == route::none) {
@@ -79,26 +98,21 @@ void add_consequence(const rdma_device& device, registration_outlook& seen) {
         seen.word.route == route::stolen
             ? "the buffer stays in the RAM behind its region until it is deregistered; if its "
               "device goes away, that memory is in quarantine until then"
-            : "the buffer stays in system memory until it is deregistered; its device may go away "
-              "meanwhile, and the registered memory stays";
+            : memory_stays;
     return;
   }
   const auto* const manner = manner_of(device.driver);
   const auto on_device = seen.unknown || satisfies_require(seen.word.route);
   seen.blocks_moves = manner == nullptr || manner->pins;
   seen.blocks_revoke = on_device && (manner == nullptr || !manner->revocable);
-  if (seen.blocks_revoke) {
-    seen.consequence = fmt::format(
-        "the buffer stays where it is until it is deregistered, and the driver of its device "
-        "cannot be unbound before: driver {} does not let itself be stopped",
-        device.driver);
-  } else if (seen.blocks_moves) {
-    seen.consequence =
-        "the buffer stays where it is until it is deregistered; if its device goes away, peers' "
-        "accesses fail";
-  } else {
-    seen.consequence = "the buffer may move, and the device follows";
-  }
+  seen.consequence =
+      manner != nullptr
+          ? consequence_of(*manner, on_device)
+          : fmt::format(
+                "the buffer may have to stay where it is until it is deregistered, and the "
+                "driver of its device may have to wait for that: driver {} is none that "
+                "is known here",
+                device.driver.empty() ? "(none is bound)" : device.driver);
 }
 
 }  // namespace
