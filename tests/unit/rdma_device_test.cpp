@@ -30,6 +30,23 @@ TEST_F(rdma_device_test, nic_is_known_by_its_function_and_driver) {
   EXPECT_TRUE(device.why_no_dmabuf_mr().empty());
 }
 
+// mlx5's, whose DMA is that of the function below which they are.
+TEST_F(rdma_device_test, subfunction_is_known_by_the_function_that_it_is_a_part_of) {
+  place_ = "../../devices/pci0000:00/0000:00:01.0/0000:05:00.0/mlx5_core.sf.4/infiniband/nic0";
+  const auto device = identify(&provider_.domain);
+  EXPECT_EQ(device.function, pci_address::unpack(test::nic_function));
+  EXPECT_EQ(device.driver, "mlx5_core");
+}
+
+TEST_F(rdma_device_test, device_on_no_pci_bus_has_no_function) {
+  for (const auto* place : {"../../devices/virtual/infiniband/nic0", "nic0", "a/", "/"}) {
+    place_ = place;
+    const auto device = identify(&provider_.domain);
+    EXPECT_FALSE(device.function) << place;
+    EXPECT_EQ(device.driver, "") << place;
+  }
+}
+
 TEST_F(rdma_device_test, software_devices_are_known_by_their_vendor) {
   for (const auto& [vendor, driver] :
        {std::pair(test::rxe_vendor, "rdma_rxe"), std::pair(test::siw_vendor, "siw")}) {

@@ -58,12 +58,12 @@ class rdma_fixture : public testing::Test {
       *result = mapped;
       return 0;
     });
-    ON_CALL(module_.calls, read_link(StrEq("/sys/class/infiniband/nic0/device"), _))
-        .WillByDefault([](const char*, std::string& target) {
-          target = "../../../0000:05:00.0";
+    ON_CALL(module_.calls, read_link(StrEq("/sys/class/infiniband/nic0"), _))
+        .WillByDefault([this](const char*, std::string& target) {
+          target = place_;
           return 0;
         });
-    ON_CALL(module_.calls, read_link(StrEq("/sys/class/infiniband/nic0/device/driver"), _))
+    ON_CALL(module_.calls, read_link(StrEq("/sys/bus/pci/devices/0000:05:00.0/driver"), _))
         .WillByDefault([this](const char*, std::string& target) {
           target = "../../../bus/pci/drivers/" + driver_;
           return 0;
@@ -125,6 +125,7 @@ class rdma_fixture : public testing::Test {
   fake_module module_;
   fake_provider provider_;
   std::string driver_ = "mlx5_core";
+  std::string place_ = "../../devices/pci0000:00/0000:00:01.0/0000:05:00.0/infiniband/nic0";
   int query_error_ = 0;
   bool revoked_ = false;
   policy policy_ = policy::prefer;

@@ -466,6 +466,21 @@ TEST_F(device_test, of_rdma_are_told_from_software) {
   EXPECT_THAT(machine.find_rdma("rxe0")->netdevs, ElementsAre("eth0"));
 }
 
+// The auxiliary device in between has a driver of its own, "mlx5_core.sf".
+TEST_F(device_test, of_rdma_that_are_subfunctions_have_their_functions_driver) {
+  const auto card = machine_.add("0000:00:02.0", {.parent = root_bus, .driver = "mlx5_core"});
+  const auto part = card + "/mlx5_core.sf.4";
+  const auto own = part + "/infiniband/mlx5_2";
+  machine_.folder("sys/bus/auxiliary/drivers/mlx5_core.sf");
+  machine_.link(part + "/driver", "sys/bus/auxiliary/drivers/mlx5_core.sf");
+  machine_.link(own + "/device", part);
+  machine_.link("sys/class/infiniband/mlx5_2", own);
+  const auto machine = read();
+  EXPECT_EQ(*machine.find_rdma("mlx5_2"),
+            (rdma_node{"mlx5_2", at("0000:00:02.0"), "mlx5_core", false, {}}));
+  EXPECT_FALSE(missed(machine, "whether mlx5_2 reaches memory by DMA"));
+}
+
 TEST_F(device_test, of_rdma_with_an_unknown_driver_are_not_taken_for_hardware_silently) {
   const auto card = machine_.add("0000:00:02.0", {.parent = root_bus, .driver = "brand_new"});
   machine_.link(card + "/infiniband/new0/device", card);

@@ -5,7 +5,6 @@
 
 #include <cerrno>
 #include <cstdint>
-#include <string_view>
 
 #include "dmabridge/error.hpp"
 #include "system_calls.hpp"
@@ -19,11 +18,25 @@ namespace {
 constexpr std::uint32_t rxe_vendor = 0xffffff;
 constexpr std::uint32_t siw_vendor = 0x626d74;
 
-// The last part of what a link names; empty if there is none.
-auto end_of_link(const std::string& link) -> std::string {
+// What a link names; empty if there is none.
+auto read_link(const std::string& link) -> std::string {
   std::string target;
-  if (sys().read_link(link.c_str(), target) < 0) return {};
-  return target.substr(target.rfind('/') + 1);
+  return sys().read_link(link.c_str(), target) < 0 ? std::string() : target;
+}
+
+// The PCI function that it is, or is a part of: a subfunction of mlx5 is no function itself, and
+// has its DMA done by one. Nothing: none.
+auto function_of(const ibv_device& listed) -> std::optional<pci_address> {
+  auto path = read_link(listed.ibdev_path);
+  while (!path.empty()) {
+    const auto slash = path.rfind('/');
+    const auto name = slash == std::string::npos ? path : path.substr(slash + 1);
+    const auto address = pci_address::parse(name);
+    // In full: a name may look like a shorter form by chance.
+    if (address && to_string(*address) == name) return address;
+    path.resize(slash == std::string::npos ? 0 : slash);
+  }
+  return {};
 }
 
 // -1 is no dma-buf, and so nothing is registered. Who has no dma-buf MRs says so before it looks at
@@ -66,9 +79,12 @@ auto identify(ibv_pd* domain) -> rdma_device {
     // Whatever its network device hangs on, that one does not touch the memory.
     device.driver = vendor == rxe_vendor ? "rdma_rxe" : "siw";
   } else {
-    const auto folder = std::string(listed.ibdev_path) + "/device";
-    device.function = pci_address::parse(end_of_link(folder));
-    device.driver = end_of_link(folder + "/driver");
+    device.function = function_of(listed);
+    if (device.function) {
+      const auto driver =
+          read_link("/sys/bus/pci/devices/" + to_string(*device.function) + "/driver");
+      device.driver = driver.substr(driver.rfind('/') + 1);
+    }
   }
   device.dmabuf_error = ask_for_dmabuf_mr(domain);
   return device;

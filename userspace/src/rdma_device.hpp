@@ -15,9 +15,9 @@ namespace dmabridge {
 
 struct rdma_device {
   std::string name{};                     // "mlx5_0", "rxe0"
-  std::optional<pci_address> function{};  // nothing: no PCI function does its DMA
-  std::string driver{};                   // "mlx5_core"; of software devices "rdma_rxe", "siw"
-  bool by_cpu = false;                    // its driver touches memory by the CPU
+  std::optional<pci_address> function{};  // that does its DMA; nothing: none, or not known
+  std::string driver{};       // of the function, "mlx5_core"; of software devices "rdma_rxe", "siw"
+  bool by_cpu = false;        // its driver touches memory by the CPU
   bool ignores_iova = false;  // peers name memory by the address of its mapping here, always
   int dmabuf_error = 0;       // what asking for dma-buf MRs gave; 0: it has them
 

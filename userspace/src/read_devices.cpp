@@ -28,8 +28,8 @@ constexpr auto dma_drivers = std::to_array<std::string_view>(
 constexpr auto copying_drivers = std::to_array<std::string_view>({"hfi1", "ib_qib"});
 
 // Sets the driver and whether it is software, which may stand below the function of the network
-// card that it borrows. False: cannot tell.
-auto classify(const std::string& folder, rdma_node& made) -> bool {
+// card that it borrows. Of a subfunction the driver is its function's. False: cannot tell.
+auto classify(const machine_roots& roots, const std::string& folder, rdma_node& made) -> bool {
   const auto description = read_file(folder + "/node_desc").text.value_or("");
   made.software = true;
   if (exists(folder + "/parent")) {
@@ -40,8 +40,11 @@ auto classify(const std::string& folder, rdma_node& made) -> bool {
     made.driver = "siw";
     return true;
   }
-  made.driver = driver_of(folder + "/device");
-  if (!made.function) return true;
+  if (!made.function) {
+    made.driver = driver_of(folder + "/device");
+    return true;
+  }
+  made.driver = driver_of(roots.sys + "/bus/pci/devices/" + to_string(*made.function));
   if (std::ranges::find(copying_drivers, made.driver) != copying_drivers.end()) return true;
   made.software = false;
   return std::ranges::find(dma_drivers, made.driver) != dma_drivers.end();
@@ -73,7 +76,7 @@ void read_rdma(const machine_roots& roots, topology& machine) {
   for (const auto& name : names_in(roots.sys + "/class/infiniband")) {
     const auto folder = roots.sys + "/class/infiniband/" + name;
     rdma_node made{.name = name, .function = function_of(folder), .netdevs = netdevs_of(folder)};
-    if (!classify(folder, made)) {
+    if (!classify(roots, folder, made)) {
       // Whoever takes it for hardware has to look at this first.
       machine.unread.push_back({.what = fmt::format("whether {} reaches memory by DMA", name),
                                 .why = fmt::format("its driver ({}) is none that is known here",
