@@ -86,7 +86,7 @@ class server {
         .length = length_,
         .access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ,
         .policy = asked_.require ? policy::require : policy::prefer};
-    const auto outlook = importer_.outlook(memory_.memory(), wanted);
+    const auto outlook = importer_.outlook(memory_, wanted);
     say(fmt::format("foretold: {} by {}; {}", describe(outlook.word),
                     dmabridge::to_string(outlook.method), outlook.consequence));
     const auto region = importer_.register_memory(memory_, wanted);

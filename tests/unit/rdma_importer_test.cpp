@@ -635,6 +635,18 @@ TEST_F(exported_memory_mr, pages_that_the_owner_lets_pin_are_pinned) {
   EXPECT_NE(has(region.verdict().reasons, DMABRIDGE_REASON_FOREIGN_BUFFER), nullptr);
 }
 
+TEST_F(exported_memory_mr, outlook_knows_what_the_owner_lets_pin_and_the_exported_range) {
+  const registration_request wanted{.offset = 3 * page, .length = page};
+  const auto seen = importer_.outlook(share(pages_), wanted);
+  EXPECT_FALSE(seen.unknown);
+  EXPECT_EQ(seen.method, registration_method::pinned_mapping);
+  EXPECT_TRUE(importer_.outlook(share({}), wanted).unknown);
+  EXPECT_EQ(error_of([&] {
+              importer_.outlook(share(pages_), {.offset = 3 * page, .length = page + 1});
+            }).kind(),
+            error_kind::usage);
+}
+
 TEST_F(exported_memory_mr, without_such_pages_the_dmabufs_own_mapping_is_tried) {
   const auto memory = share({});
   EXPECT_CALL(provider_.calls,

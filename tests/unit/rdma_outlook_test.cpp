@@ -67,11 +67,11 @@ class rdma_outlook : public test::rdma_fixture {
   auto nic(const std::string& driver) const -> rdma_device {
     return {.name = "nic0", .function = at(5), .driver = driver};
   }
-  auto ahead(const rdma_device& device, const registration_request& wanted)
+  auto ahead(const rdma_device& device, const registration_request& wanted, bool pinnable = false)
       -> registration_outlook {
     auto machine = one_switch(device.driver);
     machine.rdma.front().software = device.by_cpu;
-    return look_ahead(machine, device, &control_, take(), wanted);
+    return look_ahead(machine, device, &control_, take(), wanted, pinnable);
   }
 
   const rdma_device rxe_{
@@ -220,6 +220,28 @@ TEST_F(rdma_outlook, buffer_of_another_exporter_is_unknown) {
     EXPECT_FALSE(required.unknown);
     EXPECT_EQ(required.word.route, route::none);
   }
+}
+
+TEST_F(rdma_outlook, what_another_exporter_lets_happen_is_said_with_an_if) {
+  query_error_ = EMEDIUMTYPE;
+  const auto seen = ahead(nic("efa"), {.length = page});
+  EXPECT_TRUE(seen.blocks_moves && seen.blocks_revoke);
+  EXPECT_THAT(seen.consequence, testing::StartsWith("if its exporter lets it be registered: "));
+}
+
+// As those of a udmabuf, whose memory everybody knows.
+TEST_F(rdma_outlook, pages_that_the_owner_lets_pin_leave_nothing_to_be_tried) {
+  query_error_ = EMEDIUMTYPE;
+  const auto seen = ahead(rxe_, {.length = page}, true);
+  EXPECT_FALSE(seen.unknown || seen.blocks_revoke);
+  EXPECT_TRUE(seen.blocks_moves);
+  EXPECT_EQ(seen.method, registration_method::pinned_mapping);
+  EXPECT_EQ(seen.word.route, route::system);
+  EXPECT_EQ(seen.word.state, verdict_state::predicted);
+  EXPECT_THAT(seen.consequence, testing::StartsWith("the buffer stays in system memory"));
+  // A driver that attaches is tried first, and its exporter may say no.
+  EXPECT_TRUE(ahead(nic("efa"), {.length = page}, true).unknown);
+  EXPECT_EQ(ahead(rxe_, {.length = page, .policy = policy::require}, true).word.route, route::none);
 }
 
 TEST_F(rdma_outlook, revoked_buffer_is_none) {

@@ -232,6 +232,17 @@ class attempt {
   std::vector<reason> reasons_{};
 };
 
+// The same request, of the dma-buf in which the memory lies. Throws dmabridge::error of kind usage.
+auto in_whole_buffer(const exported_memory& memory, const registration_request& wanted,
+                     const rdma_device& device) -> registration_request {
+  check(wanted, memory.size(), device);
+  auto in_buffer = wanted;
+  in_buffer.offset += memory.offset();
+  // The iova is given by the byte of its page, and has to suit the dma-buf.
+  check(in_buffer, memory.memory().size(), device);
+  return in_buffer;
+}
+
 }  // namespace
 
 struct rdma_importer::state {
@@ -278,7 +289,14 @@ auto rdma_importer::by_cpu() const noexcept -> bool {
 auto rdma_importer::outlook(const buffer& memory, const registration_request& wanted) const
     -> registration_outlook {
   check(wanted, memory.size(), state_->device);
-  return look_ahead(read_topology(), state_->device, state_->module, memory, wanted);
+  return look_ahead(read_topology(), state_->device, state_->module, memory, wanted, false);
+}
+
+auto rdma_importer::outlook(const exported_memory& memory, const registration_request& wanted) const
+    -> registration_outlook {
+  return look_ahead(read_topology(), state_->device, state_->module, memory.memory(),
+                    in_whole_buffer(memory, wanted, state_->device),
+                    !memory.owner().pinnable().empty());
 }
 
 auto rdma_importer::register_memory(const buffer& memory, const registration_request& wanted) const
@@ -289,12 +307,8 @@ auto rdma_importer::register_memory(const buffer& memory, const registration_req
 
 auto rdma_importer::register_memory(const exported_memory& memory,
                                     const registration_request& wanted) const -> memory_region {
-  check(wanted, memory.size(), state_->device);
-  auto in_buffer = wanted;
-  in_buffer.offset += memory.offset();
-  // The iova is given by the byte of its page, and has to suit the dma-buf.
-  check(in_buffer, memory.memory().size(), state_->device);
-  return state_->enroll(memory.memory(), in_buffer, {memory.owner().pinnable(), memory.offset()});
+  return state_->enroll(memory.memory(), in_whole_buffer(memory, wanted, state_->device),
+                        {memory.owner().pinnable(), memory.offset()});
 }
 
 }  // namespace dmabridge

@@ -33,8 +33,10 @@ auto importer_of(const topology& machine, const rdma_device& device, policy want
 }
 
 void look_at_foreign(const rdma_device& device, const buffer& memory,
-                     const registration_request& wanted, registration_outlook& seen) {
-  seen.unknown = true;
+                     const registration_request& wanted, bool pinnable,
+                     registration_outlook& seen) {
+  // With a mapping that can be pinned nobody has to be asked but the limit.
+  seen.unknown = device.has_dmabuf_mr() || !pinnable;
   seen.word.policy = wanted.policy;
   seen.word.route = device.has_dmabuf_mr() ? route::unproved : route::system;
   seen.word.reasons = device.why_no_dmabuf_mr();
@@ -133,13 +135,14 @@ auto ask_about(const control* module, const buffer& memory) -> std::optional<kno
 }
 
 auto look_ahead(const topology& machine, const rdma_device& device, const control* module,
-                const buffer& memory, const registration_request& wanted) -> registration_outlook {
+                const buffer& memory, const registration_request& wanted, bool pinnable)
+    -> registration_outlook {
   registration_outlook seen;
   seen.method =
       device.has_dmabuf_mr() ? registration_method::dmabuf_mr : registration_method::pinned_mapping;
   const auto known = ask_about(module, memory);
   if (!known) {
-    look_at_foreign(device, memory, wanted, seen);
+    look_at_foreign(device, memory, wanted, pinnable, seen);
   } else if (known->info.revoked || !known->region) {
     seen.word.policy = combine(known->info.policy, wanted.policy);
     seen.word.reasons.push_back({.code = DMABRIDGE_REASON_REVOKED, .blocks_p2p = true});
@@ -147,6 +150,7 @@ auto look_ahead(const topology& machine, const rdma_device& device, const contro
     look_at_ours(machine, device, *module, memory, *known, wanted.policy, seen);
   }
   add_consequence(device, seen);
+  if (!known && seen.unknown) seen.consequence.insert(0, "if its exporter lets it be registered: ");
   return seen;
 }
 

@@ -21,8 +21,10 @@ struct known_buffer {
 // Nothing: it is another exporter's, or there is no module to ask. Throws dmabridge::error.
 auto ask_about(const control* module, const buffer& memory) -> std::optional<known_buffer>;
 
-// The request has been checked. Throws dmabridge::error.
+// The request has been checked. Somebody vouches for a `pinnable` mapping of the memory, or only a
+// try can tell whether the buffer's own is one. Throws dmabridge::error.
 auto look_ahead(const topology& machine, const rdma_device& device, const control* module,
-                const buffer& memory, const registration_request& wanted) -> registration_outlook;
+                const buffer& memory, const registration_request& wanted, bool pinnable)
+    -> registration_outlook;
 
 }  // namespace dmabridge

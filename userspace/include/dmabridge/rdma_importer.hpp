@@ -52,6 +52,9 @@ class DMABRIDGE_API rdma_importer {
   // sense.
   auto outlook(const buffer& memory, const registration_request& wanted) const
       -> registration_outlook;
+  // The same for memory of any API, with what its owner lets be pinned.
+  auto outlook(const exported_memory& memory, const registration_request& wanted) const
+      -> registration_outlook;
 
   // Throws dmabridge::error: of kind usage as above; of kind refused with every reason of every way
   // that was tried.
