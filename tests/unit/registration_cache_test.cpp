@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdint>
@@ -221,6 +223,42 @@ TEST_F(registration_cache_test, refusal_is_passed_on_and_not_kept) {
   EXPECT_EQ(cache_->counters().entries, 0U);
   revoked_ = false;
   EXPECT_TRUE(*cache_->get(memory, {.length = page}));
+}
+
+// Its MRs are the parent's, and nothing that the child does ends them.
+TEST_F(registration_cache_test, forked_child_gets_nothing_out_of_it) {
+  const auto memory = take();
+  const auto held = cache_->get(memory, {.length = page});
+  const auto child = ::fork();
+  if (child == 0) {
+    int status = 0;
+    try {
+      cache_->get(memory, {.length = page});
+      status |= 1;
+    } catch (const error& failure) {
+      if (failure.kind() != error_kind::usage) status |= 2;
+    }
+    cache_.reset();
+    if (provider_.deregistered != 0) status |= 4;
+    ::_exit(status);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  EXPECT_EQ(cache_->get(memory, {.length = page}), held);
+}
+
+// The device is a part of the key: each has a cache of its own, and what one has is none of the
+// other's.
+TEST_F(registration_cache_test, devices_do_not_share_registrations) {
+  const rdma_importer other(&provider_.domain, &control_);
+  registration_cache others(other);
+  const auto memory = take();
+  EXPECT_NE(cache_->get(memory, {.length = page}), others.get(memory, {.length = page}));
+  EXPECT_EQ(provider_.registered, 2U);
+  others.clear();
+  EXPECT_EQ(cache_->counters().entries, 1U);
 }
 
 TEST_F(registration_cache_test, cleared_it_is_empty) {
