@@ -10,7 +10,9 @@
 #include <algorithm>
 #include <chrono>
 #include <dmabridge/block_importer.hpp>
+#include <dmabridge/confirm.hpp>
 #include <dmabridge/error.hpp>
+#include <dmabridge/exporter_rules.hpp>
 #include <dmabridge/plan.hpp>
 #include <dmabridge/topology.hpp>
 #include <fstream>
@@ -122,11 +124,14 @@ class ForeignTest : public BlockTest {
 
 struct Kind {
   const char* name;
-  const char* exporter;  // as it calls itself
+  const char* exporter;     // as it calls itself
+  const char* driver = "";  // of DRM, where that is how it calls itself
 };
 
 class Foreign : public ForeignTest, public testing::WithParamInterface<Kind> {
  protected:
+  exporter_rules rules() const { return rules_of(GetParam().exporter, GetParam().driver); }
+
   Fd make_buffer(std::uint64_t size) {
     const std::string name = GetParam().name;
     if (name == "Heap") return allocate_from_heap(size);
@@ -141,7 +146,7 @@ class Foreign : public ForeignTest, public testing::WithParamInterface<Kind> {
 
 INSTANTIATE_TEST_SUITE_P(Exporters, Foreign,
                          testing::Values(Kind{"Heap", "system"}, Kind{"Udmabuf", "udmabuf"},
-                                         Kind{"Vgem", "drm"}),
+                                         Kind{"Vgem", "drm", "vgem"}),
                          [](const auto& test) { return std::string(test.param.name); });
 
 // --- bytes
@@ -378,10 +383,7 @@ TEST_P(Foreign, PredictionsComeTrue) {
   const std::string file = files.file("pattern");
   make_pattern_file(file, 64 * KiB, 0x44);
   const auto machine = read_topology();
-  buffer_facts facts{.kind = region_kind::system};
-  facts.foreign = GetParam().exporter;
-  facts.placement = placement::system;
-  facts.size = 64 * KiB;
+  const auto facts = facts_of(rules(), GetParam().exporter, 64 * KiB, policy::prefer);
   for (const std::string& path : {raw_.path(), drive("VIRTIO").path(), file})
     for (const auto wanted : {policy::require, policy::prefer, policy::forbid}) {
       SCOPED_TRACE(fmt::format("{}, policy {}", path, static_cast<int>(wanted)));
@@ -406,6 +408,37 @@ TEST_P(Foreign, PredictionsComeTrue) {
       EXPECT_EQ(binding_info(bound.fd.get()).routes[answer.verdict.route].bytes, 64 * KiB);
     }
   ASSERT_EQ(unlink(file.c_str()), 0);
+}
+
+// Also of a DRM driver's, of which its dma-buf does not tell which driver that is.
+TEST_P(Foreign, ConfirmLearnsFromTheKernelWhereTheMemoryIs) {
+  const Fd made = make_buffer(64 * KiB);
+  const auto memory = dmabridge::buffer::duplicate(made.get());
+  const auto machine = read_topology();
+  const dmabridge::control module;
+  const auto facts = facts_of(memory, policy::prefer);
+  EXPECT_EQ(facts.foreign, GetParam().exporter);
+  for (const auto wanted : {policy::require, policy::prefer, policy::forbid}) {
+    const auto raw = importer_named(machine, raw_.path(), wanted);
+    const std::vector importers{raw, importer_named(machine, drive("VIRTIO").path(), wanted),
+                                importer_named(machine, to_string(raw.functions.at(0)), wanted)};
+    const auto before = references(memory.descriptor());
+    const auto found = confirm(module, memory, machine, facts, importers);
+    EXPECT_EQ(references(memory.descriptor()), before) << "a question left something behind";
+    EXPECT_TRUE(found.differences.empty());
+    EXPECT_EQ(found.joint.state, verdict_state::predicted);
+    for (std::size_t i = 0; i < 2; i++) {
+      const auto& drive = found.joint.importers.at(i);
+      SCOPED_TRACE(fmt::format("{}, policy {}", drive.importer, static_cast<int>(wanted)));
+      EXPECT_EQ(drive.word.state, verdict_state::confirmed);
+      EXPECT_FALSE(drive.unknown);
+      EXPECT_EQ(drive.word.route, wanted == policy::require ? route::none : route::system);
+    }
+    const auto& function = found.joint.importers.at(2);
+    EXPECT_EQ(function.word.state, verdict_state::predicted);
+    ASSERT_FALSE(function.missing.empty());
+    EXPECT_THAT(function.missing.back().why, HasSubstr("another exporter's"));
+  }
 }
 
 TEST_P(Foreign, RequireIsRefusedWithAllReasons) {

@@ -11,7 +11,9 @@
 #include <string>
 
 #include "comparison.hpp"
+#include "dmabridge/exporter_rules.hpp"
 #include "error_of.hpp"
+#include "fake_exporter.hpp"
 #include "made_machine.hpp"
 #include "mock_system_calls.hpp"
 
@@ -291,6 +293,125 @@ TEST_F(confirm_test, more_than_a_region_has_is_an_error_with_the_kernels_reason)
   const auto failure = error_of([&] { ask({drive("nvme0n1", "04:00.0")}); });
   EXPECT_EQ(failure.kind(), error_kind::refused);
   EXPECT_THAT(failure.reasons(), SizeIs(1));
+}
+
+// --- memory of other exporters -------------------------------------------------------------------
+
+class confirm_foreign : public confirm_test {
+ protected:
+  // An exporter of that name in fdinfo.
+  auto ask_of(const char* exporter, std::initializer_list<importer_facts> importers)
+      -> confirmation {
+    const test::fake_exporter named(module_, exporter);
+    const control opened;
+    const auto memory = buffer::from_fd(fd(buffer_fd));
+    facts_ = facts_of(memory, policy::prefer);
+    return confirm(opened, memory, machine_.made, facts_,
+                   std::span(importers.begin(), importers.size()));
+  }
+
+  static auto answer_foreign(dmabridge_negotiate& question, std::uint64_t value) -> int {
+    add(question.verdict, DMABRIDGE_REASON_FOREIGN_BUFFER);
+    question.verdict.reasons[0].value = value;
+    question.verdict.policy = question.policy;
+    if (value != 0) return -EMEDIUMTYPE;
+    if (question.policy == DMABRIDGE_POLICY_REQUIRE) return -EOPNOTSUPP;
+    question.verdict.route = DMABRIDGE_ROUTE_SYSTEM;
+    question.placement = DMABRIDGE_PLACEMENT_SYSTEM;
+    return 0;
+  }
+
+  buffer_facts facts_{};
+};
+
+TEST_F(confirm_foreign, system_memory_that_a_binding_takes) {
+  by_target_[near_fd] = [](auto& question) { return answer_foreign(question, 0); };
+  const auto found = ask_of("udmabuf", {drive("nvme0n1", "04:00.0")});
+  EXPECT_THAT(found.differences, IsEmpty());
+  EXPECT_EQ(found.joint.state, verdict_state::confirmed);
+  EXPECT_EQ(found.joint.placement, placement::system);
+  EXPECT_EQ(found.joint.importers.at(0).word.route, route::system);
+  EXPECT_THAT(codes(found.joint.importers[0].word), ElementsAre(DMABRIDGE_REASON_FOREIGN_BUFFER));
+  ASSERT_THAT(questions_, SizeIs(1));
+  EXPECT_EQ(questions_[0].fd, buffer_fd);
+  EXPECT_EQ(questions_[0].kind, std::uint32_t{DMABRIDGE_NEGOTIATE_FILE});
+  EXPECT_EQ(questions_[0].region_id + questions_[0].size + questions_[0].buffer_policy, 0U);
+}
+
+TEST_F(confirm_foreign, what_was_unknown_is_known_then_also_for_those_that_cannot_be_asked) {
+  by_target_[near_fd] = [](auto& question) { return answer_foreign(question, 0); };
+  const importer_facts nic{
+      .name = "mlx5_0", .kind = importer_kind::rdma, .functions = {at("04:00.0")}};
+  const auto found = ask_of("drm", {drive("nvme0n1", "04:00.0"), nic});
+  EXPECT_THAT(found.differences, IsEmpty()) << "nothing was claimed";
+  const auto& asked = found.joint.importers.at(0);
+  EXPECT_EQ(asked.word.state, verdict_state::confirmed);
+  EXPECT_EQ(asked.word.route, route::system);
+  EXPECT_FALSE(asked.unknown);
+  const auto& unasked = found.joint.importers.at(1);
+  EXPECT_EQ(found.joint.state, verdict_state::predicted);
+  EXPECT_EQ(unasked.word.state, verdict_state::predicted);
+  EXPECT_EQ(unasked.word.route, route::system) << "the kernel saw that it is system memory";
+  ASSERT_FALSE(unasked.missing.empty());
+  EXPECT_THAT(unasked.missing.back().what, HasSubstr("the kernel's word on mlx5_0"));
+  EXPECT_THAT(unasked.missing.back().why, HasSubstr("another exporter's"));
+  EXPECT_THAT(questions_, SizeIs(1));
+}
+
+TEST_F(confirm_foreign, memory_that_no_binding_takes_bounces_if_the_cpu_can_map_it) {
+  by_target_[near_fd] = [](auto& question) { return answer_foreign(question, EREMOTEIO); };
+  const auto found = ask_of("udmabuf", {drive("nvme0n1", "04:00.0")});
+  ASSERT_THAT(found.differences, SizeIs(1));
+  EXPECT_EQ(found.differences[0].predicted.route, route::system);
+  EXPECT_EQ(found.joint.importers.at(0).word.route, route::bounce);
+  EXPECT_EQ(found.joint.importers[0].copies, 1U);
+
+  const auto vfio = ask_of("vfio_pci_core", {drive("nvme0n1", "04:00.0")});
+  EXPECT_THAT(vfio.differences, IsEmpty());
+  EXPECT_EQ(vfio.joint.importers.at(0).word.route, route::none);
+  EXPECT_EQ(vfio.joint.importers[0].word.state, verdict_state::confirmed);
+}
+
+TEST_F(confirm_foreign, require_is_refused_by_both) {
+  by_target_[near_fd] = [](auto& question) { return answer_foreign(question, 0); };
+  auto strict = drive("nvme0n1", "04:00.0");
+  strict.policy = policy::require;
+  const auto found = ask_of("udmabuf", {strict});
+  EXPECT_THAT(found.differences, IsEmpty());
+  EXPECT_EQ(found.joint.importers.at(0).word.route, route::none);
+  EXPECT_EQ(found.joint.importers[0].word.state, verdict_state::confirmed);
+}
+
+TEST_F(confirm_foreign, an_older_module_refuses_all_that_is_not_its_own) {
+  by_target_[near_fd] = [](auto& question) {
+    add(question.verdict, DMABRIDGE_REASON_FOREIGN_BUFFER);
+    question.verdict.policy = question.policy;
+    return -EMEDIUMTYPE;
+  };
+  const auto found = ask_of("udmabuf", {drive("nvme0n1", "04:00.0")});
+  EXPECT_EQ(found.joint.importers.at(0).word.route, route::bounce);
+  EXPECT_THAT(found.differences, SizeIs(1));
+}
+
+TEST_F(confirm_foreign, what_only_the_kernel_saw_is_among_the_reasons) {
+  by_target_[near_fd] = [](auto& question) {
+    answer_foreign(question, 0);
+    add(question.verdict, DMABRIDGE_REASON_QUEUE_NO_P2P);
+    return 0;
+  };
+  const auto found = ask_of("udmabuf", {drive("nvme0n1", "04:00.0")});
+  EXPECT_THAT(codes(found.joint.importers.at(0).word), Contains(DMABRIDGE_REASON_QUEUE_NO_P2P));
+}
+
+TEST_F(confirm_foreign, without_the_block_importer_it_stays_predicted) {
+  by_target_[near_fd] = [](auto& question) {
+    add(question.verdict, DMABRIDGE_REASON_NO_IMPORTER);
+    return -EOPNOTSUPP;
+  };
+  const auto found = ask_of("udmabuf", {drive("nvme0n1", "04:00.0")});
+  EXPECT_EQ(found.joint.importers.at(0).word.state, verdict_state::predicted);
+  EXPECT_EQ(found.joint.importers[0].word.route, route::system);
+  EXPECT_THAT(found.joint.importers[0].missing, SizeIs(1));
 }
 
 // --- comparing what was read ---------------------------------------------------------------------

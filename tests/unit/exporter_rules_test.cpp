@@ -20,6 +20,8 @@ auto all_unknown(const exporter_rules& rules) -> bool {
   return !rules.is_known() && rules.mappable == answer::unknown &&
          rules.pinnable == answer::unknown && rules.vmap == answer::unknown &&
          rules.movable == answer::unknown && rules.revocable == answer::unknown &&
+         rules.p2p == answer::unknown && rules.redirects == answer::unknown &&
+         rules.bindable == answer::unknown && rules.attach.empty() && rules.drives.empty() &&
          rules.memory == memory_kind::unknown;
 }
 
@@ -56,6 +58,19 @@ TEST(exporter_rules, rows_make_sense) {
     if (rules.mappable == answer::no) {
       EXPECT_EQ(rules.pinnable, answer::no);
     }
+    // A binding takes system memory that the kernel can map.
+    if (rules.bindable == answer::yes && rules.exporter != "dmabridge") {
+      EXPECT_EQ(rules.vmap, answer::yes);
+      EXPECT_EQ(rules.memory, memory_kind::system);
+    }
+    if (rules.memory == memory_kind::system) {
+      EXPECT_EQ(rules.p2p, answer::no);
+    }
+    if (rules.memory == memory_kind::device) {
+      EXPECT_NE(rules.redirects, answer::yes);
+    }
+    // What explain says in words is known as answers, too.
+    EXPECT_EQ(rules.attach.empty(), rules.p2p == answer::unknown);
     // What one driver does, the row for all of them must not deny.
     if (!rules.driver.empty()) {
       const auto any = rules_of(rules.exporter);
@@ -88,6 +103,24 @@ TEST(exporter_rules, unknown_driver_has_what_is_common_to_all) {
   EXPECT_EQ(rules.driver, "");
   EXPECT_EQ(rules.mappable, answer::unknown);
   EXPECT_EQ(rules_of("drm", "vgem").mappable, answer::yes);
+}
+
+TEST(exporter_rules, of_the_driver_whose_memory_is_meant) {
+  for (const auto& [driver, exporter] : {std::pair{"amdgpu", "drm"},
+                                         {"xe", "drm"},
+                                         {"nouveau", "drm"},
+                                         {"bochs-drm", "drm"},
+                                         {"i915", "i915"},
+                                         {"nvidia", "nv_dmabuf"},
+                                         {"habanalabs", "habanalabs"},
+                                         {"vfio-pci", "vfio_pci_core"},
+                                         {"virtio_gpu", "virtio_gpu"}}) {
+    EXPECT_EQ(rules_of_driver(driver).exporter, exporter) << driver;
+  }
+  EXPECT_EQ(rules_of_driver("amdgpu").driver, "amdgpu");
+  for (const auto* driver : {"", "ast", "nvme", "drm", "system", "udmabuf"}) {
+    EXPECT_TRUE(all_unknown(rules_of_driver(driver))) << driver;
+  }
 }
 
 TEST(exporter_rules, of_a_buffer_by_its_fdinfo) {

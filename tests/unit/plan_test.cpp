@@ -234,19 +234,193 @@ TEST(plan, system_region_is_never_p2p) {
   EXPECT_EQ(codes(only.word.reasons), code_set{DMABRIDGE_REASON_SYSTEM_REGION});
 }
 
-TEST(plan, another_exporters_memory_serves_all_but_who_requires_p2p) {
-  auto buffer = memory();
-  buffer.kind = region_kind::system;
-  buffer.foreign = "udmabuf";
-  buffer.placement = placement::system;
-  buffer.device.reset();
+// --- memory of other exporters -------------------------------------------------------------------
+
+// As far as the rules tell; on the device at 03:00.0 if it can be on one.
+auto memory_of(const exporter_rules& rules) -> buffer_facts {
+  auto buffer = facts_of(rules, {}, 1 << 20, policy::prefer);
+  buffer.copies = answer::yes;  // its API's
+  if (buffer.kind == region_kind::bar) {
+    buffer.device = at("03:00.0");
+    buffer.bar = 2;
+  }
+  return buffer;
+}
+
+auto software(const char* name = "rxe0") -> importer_facts {
+  return {.name = name,
+          .kind = importer_kind::rdma,
+          .own = {{.code = DMABRIDGE_REASON_BY_CPU, .name = "rdma_rxe"}}};
+}
+
+TEST(foreign_plan, system_memory_serves_all_but_who_requires_p2p) {
+  const auto buffer = memory_of(rules_of("udmabuf"));
   const auto only = alone(usual_machine(), buffer, near_drive());
   EXPECT_EQ(only.word.route, route::system);
   ASSERT_EQ(codes(only.word.reasons), code_set{DMABRIDGE_REASON_FOREIGN_BUFFER});
   EXPECT_EQ(only.word.reasons.front().name, "udmabuf");
-  auto strict = near_drive();
-  strict.policy = policy::require;
-  EXPECT_EQ(alone(usual_machine(), buffer, strict).word.route, route::none);
+  EXPECT_EQ(alone(usual_machine(), buffer, nic("05:00.0")).word.route, route::system);
+  for (auto strict : {near_drive(), nic("04:00.0")}) {
+    strict.policy = policy::require;
+    EXPECT_EQ(alone(usual_machine(), buffer, strict).word.route, route::none);
+  }
+}
+
+TEST(foreign_plan, drives_bounce_and_rdma_devices_reach_a_gpus_memory_where_there_is_a_path) {
+  for (const auto* driver : {"amdgpu", "xe", "nvidia", "habanalabs", "vfio-pci"}) {
+    SCOPED_TRACE(driver);
+    const auto joint = plan_for(usual_machine(), memory_of(rules_of_driver(driver)),
+                                {near_drive(), nic("04:00.0")});
+    const auto& block = joint.importers[0];
+    EXPECT_EQ(block.word.route, route::bounce);
+    EXPECT_FALSE(block.unknown);
+    EXPECT_EQ(codes(block.word.reasons),
+              (code_set{DMABRIDGE_REASON_FOREIGN_BUFFER, DMABRIDGE_REASON_NO_PAGES}));
+    EXPECT_EQ(joint.importers[1].word.route, route::p2p_bus);
+    EXPECT_THAT(joint.importers[1].word.reasons, IsEmpty());
+    EXPECT_EQ(joint.placement, placement::device);
+    EXPECT_THAT(joint.demoting, IsEmpty()) << "a binding does not attach";
+  }
+}
+
+TEST(foreign_plan, without_a_path_each_exporter_does_what_it_does) {
+  struct row {
+    const char* driver;
+    route by;
+    bool unknown;
+    std::uint32_t also;  // beside the path's reason; 0: nothing
+  };
+  for (const auto& [driver, by, unknown, also] :
+       {row{"amdgpu", route::system, false, 0},
+        row{"xe", route::none, true, DMABRIDGE_REASON_PATH_UNKNOWN},
+        row{"nvidia", route::none, true, DMABRIDGE_REASON_PATH_UNKNOWN},
+        row{"habanalabs", route::none, false, DMABRIDGE_REASON_NOT_MOVABLE},
+        row{"vfio-pci", route::none, false, DMABRIDGE_REASON_NOT_MOVABLE}}) {
+    SCOPED_TRACE(driver);
+    const auto only = alone(usual_machine(), memory_of(rules_of_driver(driver)), nic("05:00.0"));
+    EXPECT_EQ(only.word.route, by);
+    EXPECT_EQ(only.unknown, unknown);
+    EXPECT_THAT(codes(only.word.reasons), Contains(DMABRIDGE_REASON_HOST_BRIDGE_UNLISTED));
+    if (also != 0) EXPECT_THAT(codes(only.word.reasons), Contains(also));
+    EXPECT_EQ(only.missing.empty(), !unknown);
+  }
+}
+
+TEST(foreign_plan, what_is_exported_by_way_of_system_memory_is_that_for_all) {
+  for (const auto* driver : {"i915", "nouveau"}) {
+    SCOPED_TRACE(driver);
+    const auto joint = plan_for(usual_machine(), memory_of(rules_of_driver(driver)),
+                                {nic("04:00.0"), near_drive()});
+    EXPECT_EQ(joint.importers[0].word.route, route::system);
+    EXPECT_FALSE(joint.importers[0].unknown);
+    EXPECT_EQ(codes(joint.importers[0].word.reasons), code_set{DMABRIDGE_REASON_FOREIGN_BUFFER});
+    EXPECT_EQ(joint.importers[1].word.route, route::bounce) << "at worst";
+    EXPECT_TRUE(joint.importers[1].unknown);
+  }
+}
+
+TEST(foreign_plan, one_that_cannot_moves_it_for_all_where_its_exporter_does_that) {
+  const auto two = {nic("04:00.0"), nic("05:00.0")};
+  const auto moved = plan_for(usual_machine(), memory_of(rules_of_driver("amdgpu")), two);
+  EXPECT_EQ(moved.placement, placement::system);
+  EXPECT_THAT(moved.demoting, ElementsAre(1));
+  EXPECT_EQ(codes(moved.importers[0].word.reasons), code_set{DMABRIDGE_REASON_DEMOTED});
+
+  const auto kept = plan_for(usual_machine(), memory_of(rules_of_driver("habanalabs")), two);
+  EXPECT_EQ(kept.importers[0].word.route, route::p2p_bus);
+  EXPECT_EQ(kept.importers[1].word.route, route::none);
+
+  const auto open = plan_for(usual_machine(), memory_of(rules_of_driver("xe")), two);
+  for (const auto& one : open.importers) EXPECT_TRUE(one.unknown);
+  EXPECT_EQ(open.importers[0].word.route, route::system) << "at worst it moves";
+  EXPECT_EQ(open.importers[1].word.route, route::none) << "at worst it does not";
+}
+
+TEST(foreign_plan, who_cannot_be_stopped_is_the_exporters_business) {
+  auto pinning = nic("04:00.0");
+  pinning.revocable = false;
+  pinning.pins = true;
+  EXPECT_EQ(alone(usual_machine(), memory_of(rules_of_driver("amdgpu")), pinning).word.route,
+            route::p2p_bus);
+  const auto refused = alone(usual_machine(), memory_of(rules_of_driver("vfio-pci")), pinning);
+  EXPECT_EQ(refused.word.route, route::none);
+  EXPECT_THAT(codes(refused.word.reasons), Contains(DMABRIDGE_REASON_NOT_REVOCABLE));
+}
+
+TEST(foreign_plan, the_deny_list_is_not_asked_by_others) {
+  auto machine = usual_machine();
+  machine.made.denied = {{.one = at("03:00.0")}};
+  EXPECT_EQ(alone(machine, memory_of(rules_of_driver("amdgpu")), nic("04:00.0")).word.route,
+            route::p2p_bus);
+}
+
+TEST(foreign_plan, addresses_that_an_iommu_may_not_know_are_not_taken_for_good) {
+  auto machine = usual_machine();
+  machine.made.machine.cpu_vendor = "AuthenticAMD";
+  machine.made.machine.cpu_family = 0x19;
+  const auto gpu = memory_of(rules_of_driver("nvidia"));
+  EXPECT_EQ(alone(machine, gpu, nic("05:00.0")).word.route, route::p2p_host_bridge);
+  machine["05:00.0"].iommu_group = 5;
+  machine.made.iommu_groups[5] = iommu_domain::strict;
+  const auto translated = alone(machine, gpu, nic("05:00.0"));
+  EXPECT_TRUE(translated.unknown);
+  EXPECT_EQ(translated.word.route, route::none);
+  ASSERT_FALSE(translated.missing.empty());
+  EXPECT_THAT(translated.missing.front().remedy, HasSubstr("iommu=pt"));
+}
+
+TEST(foreign_plan, no_policy_holds_it_on_its_device_or_off_it) {
+  const auto gpu = memory_of(rules_of_driver("amdgpu"));
+  for (const auto wanted : {policy::require, policy::forbid}) {
+    auto importer = nic("04:00.0");
+    importer.policy = wanted;
+    const auto only = alone(usual_machine(), gpu, importer);
+    EXPECT_EQ(only.word.route, route::none);
+    EXPECT_FALSE(only.unknown);
+    EXPECT_THAT(codes(only.word.reasons), Contains(DMABRIDGE_REASON_FOREIGN_BUFFER));
+  }
+}
+
+TEST(foreign_plan, rdma_by_the_cpu_wants_a_mapping_that_can_be_pinned) {
+  auto buffer = memory_of(rules_of("udmabuf"));
+  const auto refused = alone(usual_machine(), buffer, software());
+  EXPECT_EQ(refused.word.route, route::none);
+  EXPECT_THAT(codes(refused.word.reasons), Contains(DMABRIDGE_REASON_NOT_PINNABLE));
+  EXPECT_THAT(find(refused.word.reasons, DMABRIDGE_REASON_NOT_PINNABLE).evidence(),
+              HasSubstr("EFAULT"));
+  buffer.pinnable = answer::yes;  // its owner's
+  EXPECT_EQ(alone(usual_machine(), buffer, software()).word.route, route::system);
+  buffer.pinnable = answer::unknown;
+  EXPECT_TRUE(alone(usual_machine(), buffer, software()).unknown);
+}
+
+TEST(foreign_plan, nothing_is_promised_of_an_exporter_that_is_unknown) {
+  auto buffer = facts_of(rules_of("nobody"), "nobody", 1 << 20, policy::prefer);
+  for (const auto placed : {false, true}) {
+    if (placed) buffer.device = at("03:00.0");
+    for (const auto& importer : {near_drive(), nic("04:00.0"), software()}) {
+      SCOPED_TRACE(importer.name);
+      const auto only = alone(usual_machine(), buffer, importer);
+      EXPECT_TRUE(only.unknown);
+      EXPECT_EQ(only.word.route, route::none);
+      ASSERT_FALSE(only.missing.empty());
+      for (const auto& fact : only.missing) {
+        EXPECT_THAT(fact.what, HasSubstr("whether exporter nobody "));
+        EXPECT_FALSE(fact.why.empty());
+        EXPECT_FALSE(fact.remedy.empty());
+      }
+    }
+  }
+}
+
+TEST(foreign_plan, where_a_buffer_is_its_dma_buf_does_not_tell) {
+  const auto buffer = facts_of(rules_of("vfio_pci_core"), {}, 1 << 20, policy::prefer);
+  const auto only = alone(usual_machine(), buffer, nic("04:00.0"));
+  EXPECT_TRUE(only.unknown);
+  EXPECT_EQ(only.word.route, route::none);
+  const auto block = alone(usual_machine(), buffer, near_drive());
+  EXPECT_FALSE(block.unknown) << "wherever it is, no binding takes it and nobody maps it";
+  EXPECT_EQ(block.word.route, route::none);
 }
 
 // --- the machine ---------------------------------------------------------------------------------
@@ -655,6 +829,22 @@ class random_facts {
     return facts;
   }
 
+  auto any_answer() -> answer { return one_of({answer::unknown, answer::no, answer::yes}); }
+
+  // Of an exporter that may do anything.
+  auto foreign_buffer(const pci_address& device) -> buffer_facts {
+    exporter_rules rules{.exporter = "other"};
+    for (auto* each : {&rules.p2p, &rules.asks_path, &rules.unstoppable, &rules.redirects,
+                       &rules.bindable, &rules.mappable, &rules.pinnable}) {
+      *each = any_answer();
+    }
+    rules.memory = flip(3) ? memory_kind::system : memory_kind::either;
+    auto facts = facts_of(rules, {}, 4096, any_policy());
+    if (facts.kind == region_kind::bar && !flip(4)) facts.device = device;
+    facts.bar = 2;
+    return facts;
+  }
+
   auto importer(const std::string& name, std::span<const pci_address> functions) -> importer_facts {
     importer_facts facts{.name = name};
     if (!flip(10)) facts.functions = {functions[random_() % functions.size()]};
@@ -747,11 +937,28 @@ auto random_scene(std::mt19937& source) -> scene {
   if (random.flip(20)) one.buffer.movable = false;
   if (random.flip(20)) one.buffer.pins = 1;
   if (random.flip(20)) one.buffer.suspended = true;
+  if (random.flip(3)) one.buffer = random.foreign_buffer(made.devices.front());
   const auto count = 1 + source() % 5;
   for (std::size_t i = 0; i < count; ++i) {
-    one.importers.push_back(random.importer("importer" + std::to_string(i), made.devices));
+    const auto name = "importer" + std::to_string(i);
+    one.importers.push_back(random.flip(10) ? software(name.c_str())
+                                            : random.importer(name, made.devices));
   }
   return one;
+}
+
+void forget_exporter(buffer_facts& buffer, std::mt19937& source) {
+  const auto some = [&] { return source() % 4 == 0; };
+  auto& rules = buffer.rules;
+  for (auto* each : {&rules.p2p, &rules.asks_path, &rules.unstoppable, &rules.redirects,
+                     &rules.bindable, &buffer.copies, &buffer.pinnable}) {
+    if (some()) *each = answer::unknown;
+  }
+  if (!some()) return;
+  rules.memory = memory_kind::unknown;
+  buffer.kind = region_kind::bar;
+  buffer.placement = placement::device;
+  buffer.device.reset();
 }
 
 // Takes facts out of it, each of which then has any value that it could have had.
@@ -775,8 +982,10 @@ void forget(scene& one, std::mt19937& source) {
   for (auto& [group, type] : one.machine.iommu_groups) {
     if (some()) type = iommu_domain::unknown;
   }
+  if (!one.buffer.foreign.empty()) forget_exporter(one.buffer, source);
   for (auto& importer : one.importers) {
-    if (!some() || importer.vetoed) continue;
+    const auto by_cpu = importer.kind == importer_kind::rdma;  // which everybody sees
+    if (!some() || importer.vetoed || by_cpu) continue;
     importer.own.clear();
     importer.missing.push_back({"its driver", "nobody knows", ""});
   }

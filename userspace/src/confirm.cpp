@@ -1,144 +1,16 @@
 // SPDX-License-Identifier: MIT
 #include "dmabridge/confirm.hpp"
 
-#include <fcntl.h>
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <array>
-#include <cerrno>
 #include <set>
 
-#include "dmabridge/error.hpp"
-#include "ioctl_failure.hpp"
 #include "joint.hpp"
-#include "system_calls.hpp"
+#include "question.hpp"
 
 namespace dmabridge {
 namespace {
 
-// --- whom to ask about --------------------------------------------------------------------
-
-// An importer as the kernel knows them.
-struct subject {
-  std::uint32_t kind = DMABRIDGE_NEGOTIATE_FILE;
-  std::uint32_t flags = DMABRIDGE_NEGOTIATE_READ;
-  fd target{};
-  std::uint64_t device = 0;
-};
-
-// Either what was asked for, or why not.
-template <typename Wanted>
-struct attempt {
-  std::optional<Wanted> result{};
-  unread_fact obstacle{};
-};
-
-auto obstacle_of(const std::string& name, std::string why, std::string remedy) -> unread_fact {
-  return {fmt::format("the kernel's word on {}", name), std::move(why), std::move(remedy)};
-}
-
-auto open_subject(const std::string& name, const std::string& path) -> attempt<subject> {
-  std::error_code ec;
-  auto target = fd::open(path, O_RDONLY | O_NONBLOCK, 0, ec);
-  if (!ec) return {.result = subject{.target = std::move(target)}};
-  const auto forbidden = ec.value() == EACCES || ec.value() == EPERM;
-  return {
-      .obstacle = obstacle_of(
-          name, fmt::format("{} cannot be opened: {}", path, errno_text(ec.value())),
-          forbidden ? "ask as a user who may read it (a block device: root or group disk)" : "")};
-}
-
-auto function_subject(const importer_facts& importer) -> attempt<subject> {
-  if (importer.functions.size() != 1) {
-    return {.obstacle = obstacle_of(importer.name,
-                                    "the kernel is asked about PCI functions and files, and "
-                                    "this is neither",
-                                    "")};
-  }
-  subject one{
-      .kind = DMABRIDGE_NEGOTIATE_PCI, .flags = 0, .device = importer.functions.front().pack()};
-  if (importer.is_static) {
-    one.flags = DMABRIDGE_NEGOTIATE_STATIC;
-  } else {
-    if (importer.peer2peer) one.flags |= DMABRIDGE_NEGOTIATE_PEER2PEER;
-    if (importer.revocable) one.flags |= DMABRIDGE_NEGOTIATE_REVOCABLE;
-  }
-  return {.result = std::move(one)};
-}
-
-auto node_of(const std::string& disk) -> std::string {
-  return disk.starts_with('/') ? disk : "/dev/" + disk;
-}
-
-auto subject_of(const importer_facts& importer) -> attempt<subject> {
-  switch (importer.kind) {
-    case importer_kind::block:
-      return open_subject(importer.name, node_of(importer.name));
-    case importer_kind::file:
-      return open_subject(importer.name, importer.name);
-    default:
-      return function_subject(importer);
-  }
-}
-
 // --- the question -------------------------------------------------------------------------
-
-// What refuses an importer whatever the memory: nothing is learnt about the two of them.
-auto is_about_target_only(const reason& why) -> bool {
-  constexpr auto codes = std::to_array<std::uint32_t>(
-      {DMABRIDGE_REASON_TARGET_NOT_BLOCK, DMABRIDGE_REASON_TARGET_READ_ONLY,
-       DMABRIDGE_REASON_TARGET_NOT_READABLE, DMABRIDGE_REASON_TARGET_BUSY,
-       DMABRIDGE_REASON_NO_IMPORTER});
-  return std::ranges::find(codes, why.code) != codes.end();
-}
-
-// Of a question that makes no sense to any importer, or to this module.
-auto is_hopeless(int result) -> bool {
-  switch (-result) {
-    case ENOTTY:
-    case E2BIG:
-    case EINVAL:
-    case EFAULT:
-    case EBADF:
-    case ENOENT:
-    case ENOSPC:
-    case EMEDIUMTYPE:
-    case EINTR:
-    case ENOMEM:
-      return true;
-    default:
-      return false;
-  }
-}
-
-[[noreturn]] void fail(const control& module, const std::string& name, int result,
-                       const dmabridge_verdict& verdict) {
-  auto details =
-      ioctl_failure(fmt::format("ask the kernel about {}", name), -result, module.abi_version());
-  add_verdict(details, verdict);
-  throw error(std::move(details));
-}
-
-auto ask(const control& module, const std::string& name, const subject& who,
-         dmabridge_negotiate question) -> attempt<verdict> {
-  question.kind = who.kind;
-  question.flags = who.flags;
-  question.target_fd = who.kind == DMABRIDGE_NEGOTIATE_FILE ? who.target.get() : -1;
-  question.device = who.device;
-  const auto result = sys().ioctl(module.descriptor(), DMABRIDGE_IOCTL_NEGOTIATE, &question);
-  if (result < 0 && is_hopeless(result)) fail(module, name, result, question.verdict);
-
-  auto word = verdict::from_kernel(question.verdict);
-  if (result < 0 && word.reasons.empty()) {
-    return {.obstacle = obstacle_of(name, fmt::format("it says {}", errno_text(-result)), "")};
-  }
-  const auto unasked = std::ranges::find_if(word.reasons, is_about_target_only);
-  if (unasked != word.reasons.end()) {
-    return {.obstacle = obstacle_of(name, unasked->text(), unasked->remedy())};
-  }
-  return {.result = std::move(word)};
-}
 
 // About the buffer in question as it is, or one that would be made.
 auto real_question(const region_info& region, const buffer* memory, const buffer_facts& facts,
@@ -176,13 +48,6 @@ auto is_ours(const reason& why) -> bool {
   }
 }
 
-// What only somebody else could tell, and what may speak against it therefore.
-void lack(unread_fact fact, prospect& view) {
-  view.perhaps.push_back(
-      {.code = DMABRIDGE_REASON_PATH_UNKNOWN, .blocks_p2p = true, .name = fact.what});
-  view.missing.push_back(std::move(fact));
-}
-
 void add_new(std::vector<reason>& to, const reason& why) {
   if (std::ranges::find(to, why) == to.end()) to.push_back(why);
 }
@@ -206,7 +71,8 @@ void add_legs(const control& module, const region_info& region, const importer_f
       lack(std::move(who.obstacle), view);
       continue;
     }
-    auto word = ask(module, importer.legs[i], *who.result, pair_question(region));
+    auto word =
+        ask(module, importer.legs[i], *who.result, pair_question(region), memory_of::region);
     if (!word.result) {
       lack(std::move(word.obstacle), view);
       continue;
@@ -269,31 +135,17 @@ auto hear(const control& module, const region_info& region, const buffer* memory
   auto who = subject_of(importer);
   if (!who.result) return {.obstacle = std::move(who.obstacle)};
   auto alone = ask(module, importer.name, *who.result,
-                   real_question(region, memory, facts, importer.policy));
+                   real_question(region, memory, facts, importer.policy), memory_of::region);
   if (!alone.result) return {.obstacle = std::move(alone.obstacle)};
   // Then nothing is made of the region, and nobody is told more than that.
   if (facts.revoked || region.unregistered || region.suspended) {
     prospect pair{.against = alone.result->reasons, .straight = alone.result->route};
     return {.result = hearing{.alone = std::move(*alone.result), .pair = std::move(pair)}};
   }
-  auto pair = ask(module, importer.name, *who.result, pair_question(region));
+  auto pair = ask(module, importer.name, *who.result, pair_question(region), memory_of::region);
   if (!pair.result) return {.obstacle = std::move(pair.obstacle)};
   return {.result = hearing{.alone = std::move(*alone.result),
                             .pair = view_of(module, region, importer, *pair.result)}};
-}
-
-// A plan by views of which the kernel gave those that are marked.
-auto plan_marked(const topology& machine, const buffer_facts& facts,
-                 std::span<const importer_facts> importers, std::vector<prospect> views,
-                 const std::vector<bool>& heard) -> plan {
-  auto joint = plan_by(facts, importers, survey(machine, facts), std::move(views));
-  for (std::size_t i = 0; i < heard.size(); ++i) {
-    if (heard[i]) joint.importers[i].word.state = verdict_state::confirmed;
-  }
-  if (!heard.empty() && std::ranges::find(heard, false) == heard.end()) {
-    joint.state = verdict_state::confirmed;
-  }
-  return joint;
 }
 
 }  // namespace
@@ -323,11 +175,8 @@ auto confirm(const control& module, const region_info& region, const buffer* mem
     views.push_back(std::move(word.result->pair));
   }
 
-  result.joint = plan_marked(machine, facts, importers, std::move(views), heard);
-  auto obstacle = obstacles.begin();
-  for (std::size_t i = 0; i < heard.size(); ++i) {
-    if (!heard[i]) result.joint.importers[i].missing.push_back(std::move(*obstacle++));
-  }
+  result.joint = plan_by(facts, importers, base, std::move(views));
+  mark_confirmed(result.joint, heard, std::move(obstacles));
   return result;
 }
 

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "dmabridge/plan.hpp"
@@ -67,6 +69,48 @@ auto facts_of(const buffer_info& buffer, const region_info& region) -> buffer_fa
   if (needs_device != buffer.users.end()) {
     facts.device_needer =
         because_of(DMABRIDGE_REASON_HELD, *needs_device, DMABRIDGE_PLACEMENT_DEVICE);
+  }
+  return facts;
+}
+
+auto facts_of(const exporter_rules& rules, const std::string& name, std::uint64_t size,
+              policy wanted) -> buffer_facts {
+  // Memory that its exporter gives to nobody but by way of system memory is that for all.
+  const auto in_system = rules.memory == memory_kind::system ||
+                         (rules.p2p == answer::no && rules.redirects == answer::yes);
+  const auto known_as = rules.driver.empty() ? rules.exporter : rules.driver;
+  buffer_facts facts{.kind = in_system ? region_kind::system : region_kind::bar,
+                     .foreign = !name.empty()      ? name
+                                : known_as.empty() ? std::string("unknown")
+                                                   : std::string(known_as),
+                     .rules = rules,
+                     .copies = rules.mappable,
+                     .pinnable = rules.pinnable,
+                     .has_pages = in_system && rules.bindable == answer::yes,
+                     .movable = rules.redirects == answer::yes,
+                     .takes_unrevocable = rules.unstoppable == answer::yes,
+                     .placement = in_system ? placement::system : placement::device,
+                     .policy = wanted,
+                     .size = size};
+  facts.name = fmt::format("memory of exporter {}", facts.foreign);
+  return facts;
+}
+
+auto facts_of(const buffer& memory, policy wanted) -> buffer_facts {
+  const auto exporter = memory.exporter();
+  return facts_of(rules_of(exporter), exporter, memory.size(), wanted);
+}
+
+auto facts_of(const exported_memory& memory, policy wanted) -> buffer_facts {
+  auto facts = facts_of(memory.memory(), wanted);
+  facts.name = fmt::format("memory of {}", memory.owner().name());
+  facts.size = memory.size();
+  facts.copies = answer::yes;
+  // O_DIRECT reaches such a mapping as a binding would reach the dma-buf.
+  if (!memory.owner().pinnable().empty()) {
+    facts.pinnable = answer::yes;
+    facts.rules.bindable = answer::yes;
+    facts.has_pages = facts.kind == region_kind::system;
   }
   return facts;
 }

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <tuple>
 
+#include "foreign_gap.hpp"
 #include "joint.hpp"
 #include "prospect.hpp"
 
@@ -27,6 +28,8 @@ enum class role : std::uint8_t {
   holder,        // requires P2P, and can: the buffer has to be on its device
   rider,         // can, and follows the buffer to either placement
   bouncer,       // takes device memory by copies, and follows too
+  copier,        // takes another exporter's memory by copies, and does not attach
+  undecided,     // does not attach either, and it is not known what it gets
   maybe_needer,  // would take system memory if it turned out that it cannot
   needer,        // cannot or must not: the buffer has to be in system memory
 };
@@ -57,10 +60,41 @@ auto bounces(const buffer_facts& buffer, const importer_facts& importer) -> bool
          importer.can_bounce && !importer.vetoed;
 }
 
+// Of another exporter's memory, which knows no policies. A binding and the CPU move nothing of it.
+auto foreign_role_of(const buffer_facts& buffer, policy combined, const importer_facts& importer,
+                     const prospect& view) -> role {
+  const auto required = combined == policy::require;
+  const auto in_system = buffer.kind == region_kind::system;
+  if (importer.needs_pages) {
+    if (required) return role::dead;
+    return in_system && buffer.rules.bindable == answer::yes ? role::needer : role::copier;
+  }
+  if (works_by_cpu(importer)) {
+    // The kernel pins no device's memory for RDMA (drivers/infiniband/core/umem.c).
+    const auto on_device = !in_system && buffer.rules.memory == memory_kind::device;
+    if (required || buffer.pinnable == answer::no || on_device) return role::dead;
+    return in_system && buffer.pinnable == answer::yes ? role::needer : role::undecided;
+  }
+  if (in_system) return required ? role::dead : role::needer;
+  // Nobody can hold it where the policy wants it.
+  if (required) return role::dead;
+  if (combined == policy::forbid) return is_unplaced(buffer) ? role::undecided : role::dead;
+  switch (reach_of(buffer, importer, combined, view)) {
+    case reach::yes:
+      return role::rider;
+    case reach::unknown:
+      return role::maybe_needer;
+    case reach::no:
+      break;
+  }
+  return role::needer;
+}
+
 auto role_of(const buffer_facts& buffer, policy of_buffer, const importer_facts& importer,
              const prospect& view) -> role {
   const auto combined = combine(of_buffer, importer.policy);
   if (!combined) return role::conflict;
+  if (!buffer.foreign.empty()) return foreign_role_of(buffer, *combined, importer, view);
   const auto reaches = reach_of(buffer, importer, *combined, view);
   if (*combined == policy::require) {
     return reaches == reach::yes       ? role::holder
@@ -78,21 +112,29 @@ struct ways {
   bool in_system = false;  // now
   bool to_device = false;  // it is there, or can go there
   bool to_system = false;
+  bool maybe_to_system = false;  // it is not known whether its exporter moves it there
 };
+
+// As far as its exporter goes.
+auto can_be_moved(const buffer_facts& buffer) -> bool {
+  return buffer.foreign.empty() ? buffer.movable : buffer.rules.redirects == answer::yes;
+}
 
 auto ways_of(const buffer_facts& buffer) -> ways {
   const auto now = buffer.placement;
   // Of a suspended device all buffers are in system memory. This one is yet to be made.
   const auto lost =
       buffer.revoked || now == placement::none || (buffer.suspended && now == placement::device);
-  const auto moves = buffer.movable && buffer.pins == 0;
+  const auto moves = can_be_moved(buffer) && buffer.pins == 0;
   const auto fits = buffer.empty || !buffer.move_limit || buffer.size <= *buffer.move_limit;
   return {.lost = lost,
           .in_system = now == placement::system,
           .to_device =
               now == placement::device || (moves && !buffer.suspended && !buffer.system_needer &&
                                            buffer.kind != region_kind::system),
-          .to_system = now == placement::system || (moves && fits && !buffer.device_needer)};
+          .to_system = now == placement::system || (moves && fits && !buffer.device_needer),
+          .maybe_to_system = !buffer.foreign.empty() && now == placement::device &&
+                             buffer.rules.redirects == answer::unknown};
 }
 
 // The placements that are possible once all have come, as far as it is known: both, if it hangs on
@@ -115,8 +157,10 @@ auto look_out(const ways& way, const crowd& all) -> outlook {
   if (way.to_device && all.any(role::holder)) return {.device = true, .held = true};
   const auto held = way.to_device && all.any(role::maybe_holder);
   if (way.in_system) return {.device = held, .system = true, .held = held};
-  if (!way.to_system) return {.device = true, .held = held};
-  if (all.any(role::needer)) return {.device = held, .system = true, .held = held};
+  if (!way.to_system && !way.maybe_to_system) return {.device = true, .held = held};
+  if (all.any(role::needer)) {
+    return {.device = held || !way.to_system, .system = true, .held = held};
+  }
   return {.device = true, .system = all.any(role::maybe_needer), .held = held};
 }
 
@@ -126,8 +170,8 @@ struct lot {
 };
 
 // What an importer gets at worst, by all that is not known.
-auto lot_of(role part, const importer_facts& importer, const prospect& view, const ways& way,
-            const outlook& out) -> lot {
+auto lot_of(const buffer_facts& buffer, role part, const importer_facts& importer,
+            const prospect& view, const ways& way, const outlook& out) -> lot {
   const auto open = out.device && out.system;
   lot result;
   switch (part) {
@@ -146,13 +190,21 @@ auto lot_of(role part, const importer_facts& importer, const prospect& view, con
     case role::bouncer:
       result = {.route = out.device ? route::bounce : route::system, .unknown = open};
       break;
+    case role::copier:
+      result = {.route = buffer.copies == answer::yes ? route::bounce : route::none,
+                .unknown = buffer.copies == answer::unknown || may_be_bound(buffer)};
+      break;
+    case role::undecided:
+      result.unknown = true;
+      break;
     case role::maybe_needer:
       // At worst it cannot, and then gets system memory unless somebody holds the buffer.
-      result = {.route = out.system && !out.held ? route::system : route::none,
+      result = {.route = out.system && way.to_system && !out.held ? route::system : route::none,
                 .unknown = out.device};
       break;
     case role::needer:
-      result = {.route = out.device ? route::none : route::system, .unknown = open};
+      result = {.route = out.device ? route::none : route::system,
+                .unknown = open || (out.device && is_unplaced(buffer))};
       break;
   }
   if (importer.no_direct_io && result.route != route::none) result.route = route::bounce;
@@ -180,7 +232,7 @@ auto settle(const buffer_facts& buffer, policy of_buffer, std::span<const import
   if (way.lost) return result;
   result.out = look_out(way, all);
   for (std::size_t i = 0; i < importers.size(); ++i) {
-    result.lots[i] = lot_of(result.roles[i], importers[i], views[i], way, result.out);
+    result.lots[i] = lot_of(buffer, result.roles[i], importers[i], views[i], way, result.out);
   }
   return result;
 }
@@ -271,8 +323,14 @@ void add_immovable(const buffer_facts& buffer, placement to, std::vector<reason>
       buffer.size > *buffer.move_limit) {
     add(DMABRIDGE_REASON_MOVE_LIMIT, *buffer.move_limit);
   }
-  if (!buffer.movable) add(DMABRIDGE_REASON_NOT_MOVABLE, 0, buffer.name);
+  if (!can_be_moved(buffer)) add(DMABRIDGE_REASON_NOT_MOVABLE, 0, buffer.name);
   if (buffer.pins != 0) add(DMABRIDGE_REASON_PINNED_BY_IMPORTER, buffer.pins);
+}
+
+void add_gap(unread_fact fact, planned_verdict& result) {
+  result.word.reasons.push_back(
+      {.code = DMABRIDGE_REASON_PATH_UNKNOWN, .blocks_p2p = true, .name = fact.what});
+  result.missing.push_back(std::move(fact));
 }
 
 auto lost_reason(const buffer_facts& buffer) -> reason {
@@ -281,6 +339,14 @@ auto lost_reason(const buffer_facts& buffer) -> reason {
                        : std::uint32_t{DMABRIDGE_REASON_SUSPENDED},
           .blocks_p2p = true,
           .device = buffer.device};
+}
+
+// False: it attaches to another exporter's memory, which knows no policy but this library's usual.
+auto keeps_policy(const buffer_facts& buffer, const importer_facts& importer, policy combined)
+    -> bool {
+  const auto attaches = !importer.needs_pages && !works_by_cpu(importer);
+  return buffer.foreign.empty() || buffer.kind == region_kind::system || !attaches ||
+         combined == policy::prefer || buffer.rules.p2p == answer::no;
 }
 
 void add_against(const buffer_facts& buffer, const importer_facts& importer, policy combined,
@@ -294,6 +360,10 @@ void add_against(const buffer_facts& buffer, const importer_facts& importer, pol
     if (!counts(buffer, importer, combined, why)) continue;
     why.blocks_p2p = true;
     reasons.push_back(std::move(why));
+  }
+  if (!keeps_policy(buffer, importer, combined)) {
+    reasons.push_back(
+        {.code = DMABRIDGE_REASON_FOREIGN_BUFFER, .blocks_p2p = true, .name = buffer.foreign});
   }
   if (!own_counts(buffer, importer, combined)) return;
   std::ranges::move(view.perhaps, std::back_inserter(reasons));
@@ -312,9 +382,10 @@ struct frame {
 
 // On top of what speaks against P2P: why one that could have it does not, and why one that needs
 // system memory does not get that.
-void add_situation(const frame& whole, role part, const lot& given, std::vector<reason>& reasons) {
+void add_situation(const frame& whole, role part, const lot& given, planned_verdict& result) {
   const auto& buffer = whole.buffer;
   const auto& blame = whole.blame;
+  auto& reasons = result.word.reasons;
   const auto could = part == role::holder || part == role::rider;
   if (could && !satisfies_require(given.route)) {
     if (blame.demoted) {
@@ -329,7 +400,11 @@ void add_situation(const frame& whole, role part, const lot& given, std::vector<
       reasons.push_back(*blame.held);
       reasons.back().blocks_move = true;
     }
-    if (!whole.way.to_system) add_immovable(buffer, placement::system, reasons);
+    if (whole.way.maybe_to_system) {
+      add_gap(unread(buffer, foreign_gap::move), result);
+    } else if (!whole.way.to_system) {
+      add_immovable(buffer, placement::system, reasons);
+    }
   }
 }
 
@@ -356,7 +431,7 @@ auto verdict_of(const frame& whole, const importer_facts& importer, prospect vie
     return result;
   }
   add_against(buffer, importer, *word.policy, view, result);
-  add_situation(whole, part, given, word.reasons);
+  add_situation(whole, part, given, result);
   // RAM that would serve it, but for the copies that it makes itself.
   if (given.route == route::bounce && word.reasons.empty()) {
     word.reasons.push_back({.code = DMABRIDGE_REASON_FILE_NO_DIRECT_IO, .blocks_p2p = true});

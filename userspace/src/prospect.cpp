@@ -4,9 +4,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <string_view>
 
 #include "dmabridge/path.hpp"
+#include "foreign_gap.hpp"
 
 namespace dmabridge {
 namespace {
@@ -31,11 +33,6 @@ void append(std::vector<Element>&& more, std::vector<Element>& list) {
   } else {
     std::ranges::move(more, std::back_inserter(list));
   }
-}
-
-void lack(unread_fact fact, prospect& result) {
-  result.perhaps.push_back(named(DMABRIDGE_REASON_PATH_UNKNOWN, fact.what));
-  result.missing.push_back(std::move(fact));
 }
 
 // What the reader of the topology said of it, else that it is not there.
@@ -142,11 +139,29 @@ void check_mask(const topology& machine, const buffer_facts& buffer, const groun
                             .name = to_string(importer.address)});
 }
 
+// Whether its exporter is known to ask the kernel for a path. Ours does.
+auto asks_path(const buffer_facts& buffer) -> bool {
+  return buffer.foreign.empty() || buffer.rules.asks_path == answer::yes;
+}
+
+auto gap_of_path(const buffer_facts& buffer) -> foreign_gap {
+  return buffer.rules.asks_path == answer::no ? foreign_gap::path : foreign_gap::p2p;
+}
+
+// Exporters that ask nobody give addresses of the device's, whatever becomes of them on the way.
+auto leads_there(const topology& machine, const pci_function& importer, const pci_path& path)
+    -> bool {
+  if (path.answer != path_answer::host_bridge) return path.answer == path_answer::bus;
+  return !is_translated(machine, importer).value_or(true);
+}
+
 // By one of its functions. Several are the legs of one disk, and each has to reach.
 void check_function(const topology& machine, const buffer_facts& buffer, const ground& base,
                     const pci_address& function, prospect& result) {
   auto path = find_path(machine, base.exporter->address, function);
-  if (is_denied(machine, base.exporter->address, function)) {
+  const auto is_foreign = !buffer.foreign.empty();
+  // The list is one of this project's module, which others do not ask.
+  if (!is_foreign && is_denied(machine, base.exporter->address, function)) {
     result.against.push_back({.code = DMABRIDGE_REASON_DENIED,
                               .blocks_p2p = true,
                               .device = function,
@@ -155,6 +170,11 @@ void check_function(const topology& machine, const buffer_facts& buffer, const g
   if (path.answer == path_answer::unknown) {
     append(std::move(path.missing), result.missing);
     append(std::move(path.reasons), result.perhaps);
+    return;
+  }
+  if (!asks_path(buffer) && !leads_there(machine, *machine.find(function), path)) {
+    append(std::move(path.reasons), result.perhaps);
+    lack(unread(buffer, gap_of_path(buffer)), result);
     return;
   }
   append(std::move(path.reasons), result.against);
@@ -166,6 +186,66 @@ void check_function(const topology& machine, const buffer_facts& buffer, const g
   if (path.answer == path_answer::host_bridge) result.straight = route::p2p_host_bridge;
   check_mask(machine, buffer, base, *machine.find(function), path, result);
   append(std::move(path.missing), result.open);
+}
+
+// Whether block I/O finds pages, without which it is left with copies.
+void check_pages(const buffer_facts& buffer, prospect& result) {
+  if (!may_be_bound(buffer)) {
+    result.against.push_back(blocker(DMABRIDGE_REASON_NO_PAGES));
+  } else if (buffer.kind != region_kind::system || buffer.rules.bindable != answer::yes) {
+    lack(unread(buffer, foreign_gap::binding), result);
+  } else {
+    return;
+  }
+  if (buffer.copies == answer::unknown) lack(unread(buffer, foreign_gap::copies), result);
+}
+
+void check_pins(const buffer_facts& buffer, prospect& result) {
+  if (buffer.pinnable == answer::no) {
+    // What the kernel says to pins of such mappings.
+    result.against.push_back({.code = DMABRIDGE_REASON_NOT_PINNABLE,
+                              .blocks_p2p = true,
+                              .value = EFAULT,
+                              .name = buffer.foreign});
+  } else if (buffer.pinnable == answer::unknown) {
+    lack(unread(buffer, foreign_gap::pins), result);
+  }
+}
+
+// What an exporter of its own rules wants of those that attach.
+void check_attachment(const buffer_facts& buffer, const importer_facts& importer,
+                      prospect& result) {
+  const auto& rules = buffer.rules;
+  if (rules.p2p == answer::no) {
+    result.against.push_back(named(DMABRIDGE_REASON_FOREIGN_BUFFER, buffer.foreign));
+  } else if (rules.p2p == answer::unknown) {
+    lack(unread(buffer, foreign_gap::p2p), result);
+  }
+  if (importer.is_static) {
+    // Who does not ask for a path does not ask this either.
+    if (!asks_path(buffer)) {
+      lack(unread(buffer, gap_of_path(buffer)), result);
+    } else {
+      result.against.push_back(named(DMABRIDGE_REASON_STATIC_IMPORTER, importer.name));
+    }
+  } else if (!importer.peer2peer) {
+    result.against.push_back(named(DMABRIDGE_REASON_NOT_PEER2PEER, importer.name));
+  } else if (!importer.revocable && rules.unstoppable == answer::no) {
+    result.against.push_back(named(DMABRIDGE_REASON_NOT_REVOCABLE, importer.name));
+  } else if (!importer.revocable && rules.unstoppable == answer::unknown) {
+    lack(unread(buffer, foreign_gap::unstoppable), result);
+  }
+}
+
+void check_foreign(const buffer_facts& buffer, const importer_facts& importer, prospect& result) {
+  if (importer.needs_pages) {
+    result.against.push_back(named(DMABRIDGE_REASON_FOREIGN_BUFFER, buffer.foreign));
+    check_pages(buffer, result);
+  } else if (works_by_cpu(importer)) {
+    check_pins(buffer, result);
+  } else if (buffer.kind == region_kind::bar) {
+    check_attachment(buffer, importer, result);
+  }
 }
 
 // What a driver must bring along to be given the device's memory.
@@ -193,6 +273,7 @@ void check_path(const topology& machine, const buffer_facts& buffer, const impor
     return;
   }
   if (base.exporter == nullptr) return;
+  if (!buffer.foreign.empty() && works_by_cpu(importer)) return;
   if (importer.legs.empty()) {
     for (const auto& function : importer.functions) {
       check_function(machine, buffer, base, function, result);
@@ -219,6 +300,25 @@ void check_path(const topology& machine, const buffer_facts& buffer, const impor
 
 }  // namespace
 
+void lack(unread_fact fact, prospect& result) {
+  result.perhaps.push_back(named(DMABRIDGE_REASON_PATH_UNKNOWN, fact.what));
+  result.missing.push_back(std::move(fact));
+}
+
+auto works_by_cpu(const importer_facts& importer) -> bool {
+  return has(importer.own, DMABRIDGE_REASON_BY_CPU);
+}
+
+auto may_be_bound(const buffer_facts& buffer) -> bool {
+  return buffer.rules.bindable != answer::no &&
+         (buffer.kind == region_kind::system || buffer.rules.memory != memory_kind::device);
+}
+
+auto is_unplaced(const buffer_facts& buffer) -> bool {
+  return !buffer.foreign.empty() && buffer.kind == region_kind::bar && !buffer.device &&
+         buffer.rules.memory != memory_kind::device;
+}
+
 auto survey(const topology& machine, const buffer_facts& buffer) -> ground {
   ground base;
   add_lock_out(machine, base);
@@ -228,10 +328,14 @@ auto survey(const topology& machine, const buffer_facts& buffer) -> ground {
   if (facts.architecture.starts_with("s390")) {
     base.against.push_back(named(DMABRIDGE_REASON_NOT_MAPPABLE, facts.architecture));
   }
+  // Whoever does not ask that part of the kernel does without it.
+  const auto does_without = !asks_path(buffer) && buffer.rules.asks_path == answer::no;
   if (!facts.config_p2pdma) {
-    base.missing.push_back(not_read(machine, "kernel configuration"));
-  } else if (!*facts.config_p2pdma) {
+    if (!does_without) base.missing.push_back(not_read(machine, "kernel configuration"));
+  } else if (!*facts.config_p2pdma && asks_path(buffer)) {
     base.against.push_back(named(DMABRIDGE_REASON_KERNEL_NO_P2PDMA, facts.kernel));
+  } else if (!*facts.config_p2pdma && !does_without) {
+    base.missing.push_back(unread(buffer, foreign_gap::p2p));
   }
   if (!facts.memory_encryption) {
     base.missing.push_back(not_read(machine, "memory encryption"));
@@ -245,6 +349,8 @@ auto survey(const topology& machine, const buffer_facts& buffer) -> ground {
   } else if (buffer.device) {
     base.missing.push_back(
         not_read(machine, fmt::format("PCI function {}", to_string(*buffer.device))));
+  } else if (!buffer.foreign.empty()) {
+    base.missing.push_back(unread(buffer, foreign_gap::place));
   } else {
     base.against.push_back(blocker(DMABRIDGE_REASON_NO_PATH));
     base.against.back().value = ~std::uint64_t{0};
@@ -262,16 +368,19 @@ auto look_at(const topology& machine, const buffer_facts& buffer, const importer
   if (buffer.kind == region_kind::stolen) result.straight = route::stolen;
   if (buffer.kind == region_kind::system) {
     result.straight = route::system;
-    result.against.push_back(buffer.foreign.empty()
-                                 ? blocker(DMABRIDGE_REASON_SYSTEM_REGION)
-                                 : named(DMABRIDGE_REASON_FOREIGN_BUFFER, buffer.foreign));
+    if (buffer.foreign.empty()) {
+      result.against.push_back(blocker(DMABRIDGE_REASON_SYSTEM_REGION));
+    } else if (!importer.needs_pages) {
+      result.against.push_back(named(DMABRIDGE_REASON_FOREIGN_BUFFER, buffer.foreign));
+    }
   }
+  if (!buffer.foreign.empty()) check_foreign(buffer, importer, result);
   if (buffer.kind != region_kind::bar) {
     std::ranges::copy(importer.own, std::back_inserter(result.against));
     for (const auto& fact : importer.missing) lack(fact, result);
     return result;
   }
-  check_driver(buffer, importer, result);
+  if (buffer.foreign.empty()) check_driver(buffer, importer, result);
   std::ranges::copy(importer.own, std::back_inserter(result.against));
   std::ranges::copy(base.against, std::back_inserter(result.against));
   for (const auto& fact : importer.missing) lack(fact, result);

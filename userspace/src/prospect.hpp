@@ -31,6 +31,20 @@ struct prospect {
   route straight = route::p2p_bus;     // what it gets if nothing speaks against it
 };
 
+// Takes note of a fact that decides and is not known.
+void lack(unread_fact fact, prospect& result);
+
+// Whether the importer's driver touches memory by the CPU, and attaches to no dma-buf.
+auto works_by_cpu(const importer_facts& importer) -> bool;
+
+// Whether block I/O may reach another exporter's memory as it does ordinary memory: by a binding,
+// where the exporter lets the kernel map it.
+auto may_be_bound(const buffer_facts& buffer) -> bool;
+
+// Whether another exporter's memory may be a device's, of which it is not known which, or may not
+// be.
+auto is_unplaced(const buffer_facts& buffer) -> bool;
+
 auto survey(const topology& machine, const buffer_facts& buffer) -> ground;
 
 auto look_at(const topology& machine, const buffer_facts& buffer, const importer_facts& importer,

@@ -63,9 +63,10 @@ constexpr auto table = std::to_array<reason_description>({
      "move it back (DMABRIDGE_IOCTL_MOVE, or dmabridge::control::move)"},
     {DMABRIDGE_REASON_INTERRUPTED, "interrupted", "a signal ended the move", "", "try again"},
     {DMABRIDGE_REASON_NO_PAGES, "no_pages",
-     "the region has no struct pages, without which block I/O cannot be peer to peer",
-     "its BAR is smaller than 2 MiB, not aligned to that, or mapped by its driver in a way that "
-     "excludes them",
+     "the memory has no struct pages, without which block I/O cannot be peer to peer",
+     "its BAR is smaller than 2 MiB, not aligned to that, or its driver maps or exports it in a "
+     "way "
+     "that excludes them",
      "use a region of which dmabridge info says pages: yes", true},
     {DMABRIDGE_REASON_RESTORED, "restored",
      "the buffer is back on the device, since nobody needs it in system memory any more", "", ""},

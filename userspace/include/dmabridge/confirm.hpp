@@ -37,6 +37,15 @@ DMABRIDGE_API auto confirm(const control& module, const region_info& region, con
                            const topology& machine, const buffer_facts& facts,
                            std::span<const importer_facts> importers) -> confirmation;
 
+// The same for a dma-buf of another exporter, about which the kernel can be asked for block devices
+// and files only: whether a binding takes it, which tells where the memory is. What its exporter
+// would say to a driver that attaches (RDMA devices, GPUs, PCI functions), that exporter alone
+// knows; these keep their prediction, marked as that, with the reason. The dma-buf is mapped for
+// the answer, and attached by the module. Throws dmabridge::error.
+DMABRIDGE_API auto confirm(const control& module, const buffer& memory, const topology& machine,
+                           const buffer_facts& facts, std::span<const importer_facts> importers)
+    -> confirmation;
+
 // What prove() saw of one importer.
 struct proof {
   std::string importer{};

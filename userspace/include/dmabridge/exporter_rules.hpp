@@ -37,6 +37,15 @@ struct DMABRIDGE_API exporter_rules {
   answer movable = answer::unknown;    // the exporter may move the bytes while others use them
   answer revocable = answer::unknown;  // it may take them away from those who use them
   memory_kind memory = memory_kind::unknown;
+  // What importers that attach (RDMA devices, GPUs) get of a device's memory.
+  answer p2p = answer::unknown;          // that memory itself, if they can do P2P
+  answer asks_path = answer::unknown;    // ... and only if the kernel knows a path
+  answer unstoppable = answer::unknown;  // ... also those that it could not stop
+  answer redirects = answer::unknown;    // system memory if they cannot: it moves there, for all
+  // Taken by dmabridge's bindings for block I/O: vmap of system memory, and no pin operation.
+  answer bindable = answer::unknown;
+  std::string_view attach{};  // p2p to redirects as a sentence; empty: nothing is known
+  std::string_view drives{};  // what would bring drives to it without a copy; empty: not known
 
   auto is_known() const noexcept -> bool { return !exporter.empty(); }
 };
@@ -47,6 +56,10 @@ struct DMABRIDGE_API exporter_rules {
 DMABRIDGE_API auto rules_of(std::string_view exporter, std::string_view drm_driver = {})
     -> exporter_rules;
 DMABRIDGE_API auto rules_of(const buffer& memory) -> exporter_rules;
+
+// By the driver of a PCI function or DRM node whose memory is meant: "amdgpu", "nvidia",
+// "vfio-pci".
+DMABRIDGE_API auto rules_of_driver(std::string_view driver) -> exporter_rules;
 
 // All that rules_of() knows.
 DMABRIDGE_API auto known_exporters() noexcept -> std::span<const exporter_rules>;

@@ -12,7 +12,10 @@
 #include <vector>
 
 #include "dmabridge/api.hpp"
+#include "dmabridge/buffer.hpp"
 #include "dmabridge/control.hpp"
+#include "dmabridge/exported_memory.hpp"
+#include "dmabridge/exporter_rules.hpp"
 #include "dmabridge/pci_address.hpp"
 #include "dmabridge/reason.hpp"
 #include "dmabridge/topology.hpp"
@@ -24,9 +27,13 @@ namespace dmabridge {
 struct buffer_facts {
   std::string name{};  // "region vram0", for people
   region_kind kind = region_kind::bar;
-  // Another exporter's, by that name, in system memory of which it gives the kernel a mapping. Goes
-  // with kind and placement system, and is for block I/O only. Empty: of a region of ours.
+  // Another exporter's, by that name, which does with importers what its rules say. Of kind system:
+  // what importers get is system memory. Of kind bar without a device: where it is, is not known.
+  // Empty: of a region of ours, and the next three do not matter.
   std::string foreign{};
+  exporter_rules rules{};
+  answer copies = answer::unknown;      // somebody copies in and out, so that block I/O can bounce
+  answer pinnable = answer::unknown;    // there is a mapping for RDMA devices that work by the CPU
   std::optional<pci_address> device{};  // the exporting function; nothing: none (system memory)
   unsigned bar = 0;
   bool has_pages = true;  // block I/O needs no bounce
@@ -110,6 +117,17 @@ DMABRIDGE_API auto negotiate(const topology& machine, const buffer_facts& buffer
 DMABRIDGE_API auto facts_of(const region_info& region, std::uint64_t size, policy wanted)
     -> buffer_facts;
 DMABRIDGE_API auto facts_of(const buffer_info& buffer, const region_info& region) -> buffer_facts;
+
+// The facts about memory of another exporter, by its rules (rules_of(), rules_of_driver()), called
+// `name` (empty: as the rules call it). If it can be a device's, the caller says which: `device`
+// and `bar` of the result are not set, and without the former nothing is known of P2P. `copies` is
+// whether the CPU can map the dma-buf: memory that an API owns can be copied by that API.
+DMABRIDGE_API auto facts_of(const exporter_rules& rules, const std::string& name,
+                            std::uint64_t size, policy wanted) -> buffer_facts;
+// The facts about a dma-buf of another exporter, by what /proc tells of it.
+DMABRIDGE_API auto facts_of(const buffer& memory, policy wanted) -> buffer_facts;
+// With its owner, who copies, and may have a mapping that can be pinned.
+DMABRIDGE_API auto facts_of(const exported_memory& memory, policy wanted) -> buffer_facts;
 
 // The facts about an importer by what people call it: a PCI address, a block device, a path of a
 // file, an RDMA device, a DRM node. Files are looked up in this machine's mounts and so make sense
