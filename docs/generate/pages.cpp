@@ -142,6 +142,7 @@ constexpr std::string_view page_head = R"(<!-- SPDX-License-Identifier: MIT -->
 Ask the machine first:
 
     dmabridge explain REGION nvme0n1 mlx5_0      # what would these get, and why
+    dmabridge explain card0 nvme0n1 mlx5_0       # the same of a GPU's memory, as its driver exports it
     dmabridge topo                               # who reaches whom
     dmabridge info --buffer ...                  # who uses a buffer, and who moved it
 
@@ -154,7 +155,8 @@ change nothing.
 
 1. The policies of the buffer and of the importer: the stricter wins, and `require` with `forbid` is a conflict.
 2. The memory: a BAR, which not everybody reaches; RAM that was reserved for a device, which everybody does; or system
-   memory, which is never peer to peer.
+   memory, which is never peer to peer. Of another exporter, it is what that lets importers have: [which GPU memory gets
+   which route](gpu-support.md).
 3. The importer's driver: whether it can follow a buffer that moves, asks for peer to peer, and could be stopped.
 4. For block devices and files: whether the disk's queue takes peers' memory, and whether anybody reads the data on its
    way.

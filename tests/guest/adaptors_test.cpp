@@ -9,11 +9,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 #include <dmabridge/any_memory.hpp>
+#include <dmabridge/confirm.hpp>
 #include <dmabridge/control.hpp>
 #include <dmabridge/dma_heap.hpp>
 #include <dmabridge/drm_memory.hpp>
 #include <dmabridge/error.hpp>
 #include <dmabridge/exporter_rules.hpp>
+#include <dmabridge/plan.hpp>
 #include <dmabridge/region.hpp>
 #include <dmabridge/sync_file.hpp>
 #include <dmabridge/udmabuf.hpp>
@@ -492,6 +494,46 @@ TEST_F(DrmTest, DriversThatTakeOnlyTheirOwn) {
   EXPECT_EQ(failure.kind(), error_kind::refused);
   EXPECT_EQ(failure.code(), ENODEV);
   EXPECT_THAT(failure.what(), HasSubstr("import a dma-buf of udmabuf into virtio_gpu"));
+}
+
+// What their rules foretell of block I/O the kernel confirms; of virtio_gpu's nothing is foretold.
+TEST_F(DrmTest, DisplaysHaveMemoryThatABindingTakes) {
+  const auto machine = read_topology();
+  const dmabridge::control module;
+  const std::vector importers{
+      importer_named(machine, drive("DRIVE0").path(), dmabridge::policy::prefer)};
+  for (const auto& [driver, name] :
+       {std::pair{"bochs-drm", "bochs"}, std::pair{"virtio_gpu", "virtio-gpu"}}) {
+    SCOPED_TRACE(driver);
+    const auto memory = allocate_dumb(card_of(driver, name), 2 * MiB);
+    const auto facts = facts_of(rules_of_driver(driver), driver, memory.memory().size(),
+                                dmabridge::policy::prefer);
+    const auto foretold = negotiate(machine, facts, importers).importers.front();
+    EXPECT_EQ(foretold.unknown, std::string(driver) == "virtio_gpu");
+    const auto found = confirm(module, memory.memory(), machine, facts, importers);
+    EXPECT_TRUE(found.differences.empty());
+    EXPECT_EQ(found.joint.importers.front().word.state, verdict_state::confirmed);
+    EXPECT_EQ(found.joint.importers.front().word.route, route::system);
+  }
+}
+
+// By the names that people have for them.
+TEST_F(DrmTest, ExplainTellsOfADisplaysMemory) {
+  card_of("bochs-drm", "bochs");
+  card_of("virtio_gpu", "virtio-gpu");
+  const auto machine = read_topology();
+  for (const auto& node : machine.drm) {
+    if (!node.function) continue;
+    SCOPED_TRACE(node.card + ", " + node.driver);
+    for (const std::string& spec : {node.card, to_string(*node.function)}) {
+      const Output told =
+          shell(fmt::format("dmabridge explain {} {}", spec, drive("DRIVE0").path()));
+      const auto known = rules_of_driver(node.driver).bindable == answer::yes;
+      EXPECT_EQ(told.status, known ? 1 : 3) << told.text;
+      EXPECT_THAT(told.text, HasSubstr("as driver " + node.driver + " exports it"));
+      if (known) EXPECT_THAT(told.text, HasSubstr("system, no copy (predicted)"));
+    }
+  }
 }
 
 TEST_F(DrmTest, WhatIsNoNode) {

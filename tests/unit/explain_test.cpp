@@ -15,6 +15,7 @@
 #include "dmabridge/error.hpp"
 #include "dmabridge/recording.hpp"
 #include "explanation.hpp"
+#include "fake_exporter.hpp"
 #include "gpu_server.hpp"
 #include "mock_system_calls.hpp"
 
@@ -169,10 +170,61 @@ TEST_F(explain_test, one_that_cannot_moves_the_buffer_for_all) {
 
 TEST_F(explain_test, memory_of_a_gpu_driver_has_no_pages_for_drives) {
   EXPECT_EQ(run({"GPU1", "nvme0n1"}), exit_not_p2p);
-  EXPECT_THAT(out(), HasSubstr("judged as its driver amdgpu exports memory today"));
+  EXPECT_THAT(out(), HasSubstr("memory of 0000:05:00.0, as driver amdgpu exports it"));
+  EXPECT_THAT(out(), ContainsRegex("blocked +memory .*another exporter.*amdgpu"));
   EXPECT_THAT(out(), ContainsRegex("blocked +pages "));
   EXPECT_THAT(out(), HasSubstr("bounce, 1 copy per byte"));
+  EXPECT_THAT(out(), HasSubstr("dmabridge-drivers(7)), or a kernel whose io_uring takes dma-bufs"));
   EXPECT_EQ(run({"GPU1", "mlx5_0"}), exit_p2p) << "RDMA needs none";
+  EXPECT_THAT(out(), ContainsRegex("ok +exporter +memory of amdgpu: .*tells nobody"));
+}
+
+// The GPU's driver, and what an RDMA device on another root port gets of its memory.
+struct gpu_driver {
+  const char* driver;
+  int status;
+  const char* said;
+};
+
+TEST_F(explain_test, every_gpu_driver_without_a_path) {
+  test::function_of(around_.facts, "0000:06:00.0").parent = test::at("0000:00:02.0");
+  for (const auto& [driver, status, said] :
+       {gpu_driver{"amdgpu", exit_not_p2p, "mlx5_0: system, no copy (predicted)"},
+        gpu_driver{"xe", exit_unknown, "whether exporter xe moves the buffer to system memory"},
+        gpu_driver{"nvidia", exit_unknown,
+                   "whether exporter nvidia gives addresses that lead there"},
+        gpu_driver{"habanalabs", exit_refused, "refuses (EPERM) without one"},
+        gpu_driver{"vfio-pci", exit_refused, "and refuses all others"},
+        gpu_driver{"i915", exit_not_p2p, "i915 moves the buffer to system memory for whoever"},
+        gpu_driver{"nouveau", exit_not_p2p,
+                   "nouveau moves the buffer to system memory for whoever"},
+        gpu_driver{"ast", exit_unknown, "ast is an exporter that this program does not know"}}) {
+    SCOPED_TRACE(driver);
+    test::function_of(around_.facts, "0000:05:00.0").driver = driver;
+    around_.facts.drm.at(0).driver = driver;
+    EXPECT_EQ(run({"renderD128", "mlx5_0"}), status) << out() << err();
+    EXPECT_THAT(out(), HasSubstr(said));
+    EXPECT_EQ(
+        run({"0000:05:00.0", "mlx5_0", "nvme0n1", "--json"}),
+        status == exit_not_p2p && (driver[0] == 'i' || driver[0] == 'n') ? exit_unknown : status)
+        << out();
+    EXPECT_EQ(parsed()["memory"]["exporter"], driver);
+    EXPECT_EQ(parsed()["memory"]["rules"]["known"], std::string(driver) != "ast");
+    for (const auto& importer : parsed()["plan"]["importers"]) {
+      for (const auto& why : importer["verdict"]["reasons"]) {
+        EXPECT_NE(why["evidence"], "") << why;
+        EXPECT_NE(why["remedy"], "") << why;
+      }
+    }
+  }
+}
+
+TEST_F(explain_test, recorded_gpus_of_nvidia_are_judged_by_their_driver) {
+  EXPECT_EQ(run({"--from", std::string(RECORDINGS) + "/dgx-2h.json", "GPU0", "mlx5_0"}),
+            exit_unknown)
+      << err();
+  EXPECT_THAT(out(), HasSubstr("as driver nvidia exports it"));
+  EXPECT_THAT(out(), HasSubstr("the closed ones export no dma-bufs"));
 }
 
 TEST_F(explain_test, gpu_whose_bars_could_not_be_read_is_unknown) {
@@ -351,11 +403,51 @@ TEST_F(confirmed_explain_test, buffer_is_known_by_its_region) {
   EXPECT_THAT(out(), HasSubstr("memory fd:9 (buffer of region vram0)"));
 }
 
-TEST_F(confirmed_explain_test, buffer_of_another_exporter_has_no_device_to_tell) {
+TEST_F(confirmed_explain_test, buffer_of_another_exporter_is_asked_about_for_drives) {
+  const test::fake_exporter exporter(module_, "udmabuf");
+  answer_.route = DMABRIDGE_ROUTE_SYSTEM;
+  answer_.distance = -1;
+  answer_.nr_reasons = 1;
+  answer_.reasons[0].code = DMABRIDGE_REASON_FOREIGN_BUFFER;
+  placement_ = DMABRIDGE_PLACEMENT_SYSTEM;
+  EXPECT_EQ(run({"fd:9", "nvme0n1"}), exit_not_p2p) << out() << err();
+  EXPECT_THAT(out(), AllOf(HasSubstr("memory fd:9 (dma-buf of exporter udmabuf)"),
+                           HasSubstr("pages of a memfd: mapped by the CPU yes"),
+                           HasSubstr("system, no copy (confirmed)"),
+                           HasSubstr("confirmed by the kernel\n")));
+  EXPECT_EQ(run({"fd:9", "nvme0n1", "mlx5_0"}), exit_not_p2p) << out();
+  EXPECT_THAT(out(), HasSubstr("confirmed by the kernel but for mlx5_0"));
+  EXPECT_THAT(out(), HasSubstr("dma_buf:dma_buf_dynamic_attach"));
+  EXPECT_EQ(run({"fd:9", "nvme0n1", "--prove"}), exit_usage);
+  EXPECT_THAT(err(), HasSubstr("the buffer is another exporter's"));
+}
+
+TEST_F(confirmed_explain_test,
+       buffer_of_an_unknown_exporter_is_unknown_but_where_the_kernel_knows) {
   ON_CALL(module_.calls, ioctl(control_fd, DMABRIDGE_IOCTL_QUERY, _))
       .WillByDefault(testing::Return(-EMEDIUMTYPE));
-  EXPECT_EQ(run({"fd:9", "nvme0n1"}), exit_usage);
-  EXPECT_THAT(err(), AllOf(HasSubstr("another exporter"), HasSubstr("by its DRM node")));
+  EXPECT_EQ(run({"fd:9", "mlx5_0"}), exit_unknown) << "without /proc";
+  const test::fake_exporter exporter(module_, "nobody");
+  EXPECT_EQ(run({"fd:9", "mlx5_0"}), exit_unknown);
+  EXPECT_THAT(out(), HasSubstr("nobody is an exporter that this program does not know"));
+  EXPECT_THAT(out(), ContainsRegex("unknown +exporter +whether exporter nobody has the buffer on"));
+  answer_.route = DMABRIDGE_ROUTE_NONE;
+  answer_.distance = -1;
+  answer_.nr_reasons = 1;
+  answer_.reasons[0].code = DMABRIDGE_REASON_FOREIGN_BUFFER;
+  answer_.reasons[0].value = EOPNOTSUPP;
+  result_ = -EMEDIUMTYPE;
+  EXPECT_EQ(run({"fd:9", "nvme0n1"}), exit_unknown) << "whether it can be copied";
+}
+
+TEST_F(explain_test, buffer_of_another_exporter_needs_no_module) {
+  test::fake_module module;
+  ON_CALL(module.calls, open(testing::StrEq(control::node), _, _))
+      .WillByDefault(testing::Return(-ENOENT));
+  const test::fake_exporter exporter(module, "udmabuf");
+  EXPECT_EQ(run({"fd:9", "nvme0n1"}), exit_not_p2p) << out() << err();
+  EXPECT_THAT(out(), HasSubstr("system, no copy (predicted)"));
+  EXPECT_THAT(out(), HasSubstr("modprobe dmabridge"));
 }
 
 // What explain says of proofs, which move bytes and so are not made here.

@@ -207,6 +207,7 @@ auto question_of(const unread_fact& fact) -> question {
       {"the kernel's release", {scope::importer, "host bridge"}},
       {"the CPU's ", {scope::importer, "host bridge"}},
       {"the kernel's word on ", {scope::importer, "confirmation"}},
+      {"whether exporter ", {scope::importer, "exporter"}},
       {"IOMMU group ", {scope::importer, "IOMMU"}},
       {"DMA mask of ", {scope::importer, "DMA mask"}},
   });
@@ -255,6 +256,18 @@ auto encryption_check(const topology& machine) -> check {
 auto memory_check(const named_memory& memory) -> check {
   const auto& facts = memory.facts;
   check answer{.subject = "memory"};
+  if (memory.is_foreign()) {
+    answer.evidence = fmt::format("{}, which dmabridge does not export{}", facts.name,
+                                  memory.no_region.empty() ? "" : ": " + memory.no_region);
+    answer.status = memory.held ? check_status::ok : check_status::unknown;
+    if (!memory.held) {
+      answer.remedy =
+          "name a buffer of it, give the function to dmabridge_pci (dmabridge(4)), or let its "
+          "driver "
+          "register the memory (dmabridge-drivers(7)); then the kernel can be asked";
+    }
+    return answer;
+  }
   if (memory.region) {
     answer.evidence =
         fmt::format("{} of driver {}, kind {}, {} of {} available", facts.name,
@@ -267,6 +280,36 @@ auto memory_check(const named_memory& memory) -> check {
   answer.remedy =
       "give the function to dmabridge_pci (dmabridge(4)), or let its driver register the memory "
       "(dmabridge-drivers(7)); then the kernel can be asked";
+  return answer;
+}
+
+// What is known of another exporter; "unknown" where not all is that importers depend on.
+auto exporter_check(const named_memory& memory) -> std::optional<check> {
+  if (!memory.is_foreign()) return {};
+  const auto& facts = memory.facts;
+  const auto& rules = facts.rules;
+  check answer{.subject = "exporter"};
+  if (!rules.is_known()) {
+    answer.status = check_status::unknown;
+    answer.evidence =
+        fmt::format("{} is an exporter that this program does not know", facts.foreign);
+    answer.remedy =
+        "see what docs/gpu-support.md says of it; dmabridge load tells what a transfer "
+        "has come to";
+    return answer;
+  }
+  answer.evidence = fmt::format(
+      "{}: mapped by the CPU {}, pages of that pinned {}, mapped by the kernel {}, moved meanwhile "
+      "{}, revoked {}",
+      rules.what, to_string(rules.mappable), to_string(rules.pinnable), to_string(rules.vmap),
+      to_string(rules.movable), to_string(rules.revocable));
+  if (rules.attach.empty()) {
+    answer.status = check_status::unknown;
+    answer.evidence += "; what it does with importers differs from driver to driver";
+    answer.remedy = "name the device instead of the buffer, by its DRM node or PCI address";
+  } else {
+    answer.evidence += fmt::format("; {}", rules.attach);
+  }
   return answer;
 }
 
@@ -284,6 +327,14 @@ auto bar_check(const topology& machine, const buffer_facts& facts) -> std::optio
 }
 
 auto pages_check(const buffer_facts& facts) -> check {
+  if (!facts.foreign.empty() && !facts.has_pages) {
+    const auto is_known = facts.rules.bindable == answer::no;
+    return {.subject = "pages",
+            .status = is_known ? check_status::ok : check_status::unknown,
+            .evidence = is_known ? "drives get no pages of it; nobody asked for needs them"
+                                 : "whether drives get pages of it is not known",
+            .remedy = is_known ? "" : "name a buffer of it, so that the kernel can be asked"};
+  }
   return {.subject = "pages",
           .evidence = facts.has_pages
                           ? "the memory has struct pages, so drives can reach it"
@@ -456,7 +507,9 @@ auto mask_check(const pci_function& importer) -> std::optional<check> {
                                        *importer.dma_mask_bits)};
 }
 
-auto deny_check(const machine_view& machine) -> std::optional<check> {
+auto deny_check(const machine_view& machine, const named_memory& memory) -> std::optional<check> {
+  // Other exporters do not ask dmabridge.
+  if (memory.is_foreign()) return {};
   if (is_unread(machine.facts, "deny list")) {
     return unread(machine.facts, "deny list", "deny list");
   }
@@ -480,8 +533,8 @@ auto path_checks(const topology& machine, const pci_path& path, const pci_addres
 // The order in which the questions about an importer matter.
 auto rank_of(std::string_view subject) -> std::ptrdiff_t {
   static constexpr auto order = std::to_array<std::string_view>(
-      {"importer", "policy", "path", "ACS", "host bridge", "IOMMU", "DMA mask", "deny list",
-       "other users", "move", "confirmation"});
+      {"importer", "policy", "exporter", "path", "ACS", "host bridge", "IOMMU", "DMA mask",
+       "deny list", "other users", "move", "confirmation"});
   return std::ranges::find(order, subject) - order.begin();
 }
 
@@ -528,17 +581,22 @@ auto memory_checks(const machine_view& machine, const named_memory& memory, cons
     append(all, std::move(answers));
     append(all, caveats_of(subject, joint));
   };
-  ask("memory", memory_check(memory));
+  if (memory.is_foreign()) all.push_back(memory_check(memory));
+  ask("memory", memory.is_foreign() ? std::nullopt : std::optional(memory_check(memory)));
+  ask("exporter", exporter_check(memory));
   ask("BAR", bar_check(machine.facts, memory.facts));
   ask("pages", pages_check(memory.facts));
   // What the reason says is said of regions.
   const auto pages = std::ranges::find(all, "pages", &check::subject);
   if (!memory.region && pages != all.end() && pages->status == check_status::blocked) {
-    pages->evidence =
-        "the memory would be exported without struct pages, and drives reach only such that has "
-        "them; RDMA devices need none";
+    pages->evidence = fmt::format(
+        "the memory {} without struct pages, and drives reach only such that has them; RDMA "
+        "devices need none",
+        memory.is_foreign() ? "is exported" : "would be exported");
     pages->remedy =
         "use memory of a driver that registers it with dmabridge (dmabridge-drivers(7))";
+    const auto& better = memory.facts.rules.drives;
+    if (!better.empty()) pages->remedy += fmt::format(", or {}", better);
   }
   return all;
 }
@@ -577,7 +635,7 @@ auto importer_checks(const machine_view& machine, const named_memory& memory,
     return read.status == check_status::ok && has_subject(given, read.subject);
   });
   unless_given(importer_check(importer));
-  unless_given(deny_check(machine));
+  unless_given(deny_check(machine, memory));
   append(all, std::move(given));
   std::ranges::stable_sort(all, {}, [](const check& answer) { return rank_of(answer.subject); });
   return all;

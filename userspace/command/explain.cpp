@@ -73,13 +73,16 @@ void ask_kernel(const machine_view& machine, const named_memory& memory, explana
     told.why_predicted = machine.why_no_module;
     return;
   }
-  if (!memory.region) {
+  if (!memory.region && !memory.held) {
     told.why_predicted = memory.no_region;
     return;
   }
+  const auto* held = memory.held ? &*memory.held : nullptr;
   try {
-    auto word = confirm(*machine.module, *memory.region, memory.held ? &*memory.held : nullptr,
-                        machine.facts, memory.facts, told.importers);
+    auto word = memory.region
+                    ? confirm(*machine.module, *memory.region, held, machine.facts, memory.facts,
+                              told.importers)
+                    : confirm(*machine.module, *held, machine.facts, memory.facts, told.importers);
     told.joint = std::move(word.joint);
     told.differences = std::move(word.differences);
   } catch (const error& failure) {
@@ -106,7 +109,9 @@ void demand_proof(const machine_view& machine, const named_memory& memory) {
            "leave out --prove, or run it on that machine");
   }
   if (!memory.region) {
-    const auto why = machine.module ? memory.no_region : machine.why_no_module;
+    const auto why = !machine.module ? machine.why_no_module
+                     : memory.held   ? "the buffer is another exporter's"
+                                     : memory.no_region;
     misuse("--prove needs a region of dmabridge to move bytes into: " + why,
            machine.module ? "name a region (dmabridge info lists them), or leave out --prove"
                           : "load the module, as root: modprobe dmabridge; or leave out --prove");

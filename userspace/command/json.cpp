@@ -189,9 +189,29 @@ auto to_json(const pci_path& path) -> json {
           {"missing", to_array(path.missing)}};
 }
 
+auto to_json(const exporter_rules& rules) -> json {
+  return {{"known", rules.is_known()},
+          {"what", rules.what},
+          {"mappable", to_string(rules.mappable)},
+          {"pinnable", to_string(rules.pinnable)},
+          {"vmap", to_string(rules.vmap)},
+          {"movable", to_string(rules.movable)},
+          {"revocable", to_string(rules.revocable)},
+          {"memory", to_string(rules.memory)},
+          {"p2p", to_string(rules.p2p)},
+          {"asks_path", to_string(rules.asks_path)},
+          {"unstoppable", to_string(rules.unstoppable)},
+          {"redirects", to_string(rules.redirects)},
+          {"bindable", to_string(rules.bindable)},
+          {"attach", rules.attach},
+          {"drives", rules.drives}};
+}
+
 auto to_json(const buffer_facts& memory) -> json {
   return {{"name", memory.name},
           {"kind", to_string(memory.kind)},
+          {"exporter", memory.foreign.empty() ? json(nullptr) : json(memory.foreign)},
+          {"rules", memory.foreign.empty() ? json(nullptr) : to_json(memory.rules)},
           {"device", address(memory.device)},
           {"bar", memory.kind == region_kind::system ? json(nullptr) : json(memory.bar)},
           {"pages", memory.has_pages},

@@ -38,6 +38,7 @@ auto to_json(const unread_fact& fact) -> json;
 // `function`: the device's.
 auto to_json(const device& entry, const pci_function& function) -> json;
 auto to_json(const pci_path& path) -> json;
+auto to_json(const exporter_rules& rules) -> json;
 auto to_json(const buffer_facts& memory) -> json;
 auto to_json(const planned_verdict& importer) -> json;
 auto to_json(const plan_option& option) -> json;

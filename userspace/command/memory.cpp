@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "dmabridge/error.hpp"
+#include "dmabridge/exporter_rules.hpp"
 #include "dmabridge/region.hpp"
 
 namespace dmabridge::command {
@@ -51,15 +52,23 @@ auto choices(const machine_view& machine, std::span<const device> devices) -> st
   return "there is: " + list + "; or any PCI function with a memory BAR, by its address";
 }
 
-auto query(const std::string& spec, const buffer& held) -> buffer_info {
+// Nothing: it is a dma-buf of another exporter.
+auto query(const buffer& held) -> std::optional<buffer_info> {
+  const auto exporter = held.exporter();
+  if (!exporter.empty() && exporter != "dmabridge") return {};
   try {
-    const control module;
-    return module.query(held.descriptor());
+    return control().query(held.descriptor());
   } catch (const error& failure) {
     if (failure.code() != EMEDIUMTYPE) throw;
-    misuse(spec, "it is a dma-buf of another exporter, which does not tell what device it is on",
-           "name that device instead, by its DRM node or PCI address (dmabridge topo lists them)");
+    return {};
   }
+}
+
+auto memory_of_foreign_buffer(buffer held) -> named_memory {
+  named_memory memory{.facts = dmabridge::facts_of(held, policy::prefer)};
+  memory.facts.name = fmt::format("dma-buf of exporter {}", memory.facts.foreign);
+  memory.held = std::move(held);
+  return memory;
 }
 
 auto memory_of_buffer(const machine_view& machine, const std::string& spec) -> named_memory {
@@ -69,13 +78,14 @@ auto memory_of_buffer(const machine_view& machine, const std::string& spec) -> n
            "name a PCI function of that machine, or leave out --from");
   }
   auto held = buffer::from_spec(spec);
-  const auto known = query(spec, held);
-  const auto found = std::ranges::find(machine.regions, known.region_id, &region_info::id);
+  const auto known = query(held);
+  if (!known) return memory_of_foreign_buffer(std::move(held));
+  const auto found = std::ranges::find(machine.regions, known->region_id, &region_info::id);
   if (found == machine.regions.end()) {
-    misuse(spec, fmt::format("its region {} went away meanwhile", known.region),
+    misuse(spec, fmt::format("its region {} went away meanwhile", known->region),
            "allocate a new buffer");
   }
-  named_memory memory{.facts = dmabridge::facts_of(known, *found), .region = *found};
+  named_memory memory{.facts = dmabridge::facts_of(*known, *found), .region = *found};
   memory.facts.name = "buffer of region " + found->name;
   memory.held = std::move(held);
   return memory;
@@ -115,15 +125,28 @@ auto is_of_gpu_driver(const device& of) -> bool {
   return of.kind == device_kind::gpu && !stands_by;
 }
 
-// Why the kernel cannot be asked about the memory of this function, and what is done instead.
-auto no_region_on(const machine_view& machine, const device& of) -> std::string {
-  const auto* missing = machine.module ? "it has no region of dmabridge" : "no region is known";
-  if (is_of_gpu_driver(of)) {
-    return fmt::format(
-        "{}: judged as its driver {} exports memory today, which is without struct pages", missing,
-        of.driver);
-  }
-  return fmt::format("{}: judged as dmabridge_pci would export it", missing);
+// Of a virtio device the DRM node knows it, and the function that of the bus.
+auto driver_of(const machine_view& machine, const device& of) -> std::string {
+  const auto node = std::ranges::find(machine.facts.drm, of.function, &drm_node::function);
+  const auto is_known = node != machine.facts.drm.end() && rules_of_driver(node->driver).is_known();
+  return is_known ? node->driver : of.driver;
+}
+
+// What a driver exports by itself, by its rules; nothing: it exports none, and dmabridge_pci could
+// have the function instead.
+auto exported_by(const std::string& driver, const device& of, std::uint64_t size, policy wanted)
+    -> std::optional<buffer_facts> {
+  const auto rules = rules_of_driver(driver);
+  if (!rules.is_known() && !is_of_gpu_driver(of)) return {};
+  auto facts = dmabridge::facts_of(rules, driver, size, wanted);
+  // The API that the memory is allocated with copies it, or vfio's file.
+  facts.copies = rules.is_known() ? answer::yes : answer::unknown;
+  facts.empty = true;
+  facts.name = fmt::format("memory of {}, as driver {} exports it", to_string(of.function), driver);
+  if (facts.kind == region_kind::system) return facts;
+  facts.device = of.function;
+  if (of.memory != nullptr) facts.bar = of.memory->number;
+  return facts;
 }
 
 auto device_of(std::span<const device> devices, const pci_function& function) -> device {
@@ -141,12 +164,11 @@ auto facts_of(const device& of, bool assume_pages) -> buffer_facts {
   buffer_facts facts{.device = of.function, .empty = true};
   if (of.memory == nullptr) {
     facts.name = fmt::format("memory of {}, whose BARs are not known", to_string(of.function));
-    facts.has_pages = assume_pages || !is_of_gpu_driver(of);
     return facts;
   }
   facts.name = fmt::format("BAR {} of {}", of.memory->number, to_string(of.function));
   facts.bar = of.memory->number;
-  facts.has_pages = assume_pages || (!is_of_gpu_driver(of) && can_have_pages(*of.memory));
+  facts.has_pages = assume_pages || can_have_pages(*of.memory);
   return facts;
 }
 
@@ -170,7 +192,16 @@ auto find_memory(const machine_view& machine, std::span<const device> devices,
     misuse(spec, "the function has no memory BAR, and so no memory that others could reach",
            choices(machine, devices));
   }
-  named_memory memory{.facts = facts_of(of, false), .no_region = no_region_on(machine, of)};
+  const auto* missing = machine.module ? "it has no region of dmabridge" : "no region is known";
+  if (auto facts = exported_by(driver_of(machine, of), of, size, wanted)) {
+    return {.facts = std::move(*facts),
+            .no_region = fmt::format("{}, and of the memory of another driver the kernel is asked "
+                                     "by a buffer (fd:N, pid:PID:FD) only",
+                                     missing)};
+  }
+  named_memory memory{
+      .facts = facts_of(of, false),
+      .no_region = fmt::format("{}: judged as dmabridge_pci would export it", missing)};
   memory.facts.size = size;
   memory.facts.policy = wanted;
   return memory;
