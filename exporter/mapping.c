@@ -72,10 +72,16 @@ static void hide_cpu_side(struct sg_table *sgt)
 	sgt->orig_nents = 0;
 }
 
-static void free_table(struct sg_table *sgt)
+/* sg_free_table() frees what the CPU's side has, and leaks the rest. */
+static void show_cpu_side(struct sg_table *sgt)
 {
 	if (!sgt->orig_nents)
 		sgt->orig_nents = sgt->nents;
+}
+
+static void free_table(struct sg_table *sgt)
+{
+	show_cpu_side(sgt);
 	sg_free_table(sgt);
 }
 
@@ -115,6 +121,8 @@ static void unmap_parts(struct mapping *mapping)
 		struct sg_table *part = mapping->parts[last];
 
 		mapping->nr_parts = last;
+		/* dma_buf_phys_vec_to_sgt() hid it, and dma_buf_free_sgt() forgets that (7.2, 7.3). */
+		show_cpu_side(part);
 		dma_buf_free_sgt(mapping->attach, part, mapping->dir);
 	}
 }

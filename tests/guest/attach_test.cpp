@@ -15,7 +15,9 @@
 #include <csignal>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <future>
+#include <sstream>
 #include <tuple>
 
 #include "machine.hpp"
@@ -331,6 +333,36 @@ TEST_F(Mapped, EachMappingIsATableOfItsOwn) {
   EXPECT_EQ(not_on_device(attached.attachment.table(second), buffer.get()), "");
   EXPECT_EQ(attached.attachment.unmap(second), 0);
   EXPECT_EQ(attached.attachment.unmap(second), -ENOENT);
+}
+
+// Objects of 32 bytes, the size of a table's one entry, that the kernel has handed out.
+std::uint64_t small_objects() {
+  std::ifstream caches("/proc/slabinfo");
+  std::uint64_t total = 0;
+  for (std::string line; std::getline(caches, line);) {
+    std::istringstream words(line);
+    std::string name;
+    std::uint64_t active = 0;
+    words >> name >> active;
+    if (name.starts_with("kmalloc-") && name.ends_with("-32")) total += active;
+  }
+  return total;
+}
+
+TEST_F(Mapped, NothingIsLeftOfMappingsThatAreGone) {
+  if (std::filesystem::exists("/sys/kernel/debug/kmemleak"))
+    GTEST_SKIP() << "kmemleak looks for what is left, and KASAN keeps what was freed";
+  constexpr std::uint32_t rounds = 20000;
+  const Fd buffer = allocate(1 * MiB);
+  for (const ImporterKind& kind : {p2p_revocable, dynamic}) {
+    Attached attached = attach(buffer.get(), kind, nvme("SAMESW"));
+    ASSERT_EQ(attached.error, 0);
+    attached.attachment.bench(1);
+    const std::uint64_t before = small_objects();
+    ASSERT_GT(before, 0u);
+    attached.attachment.bench(rounds);
+    EXPECT_LT(small_objects(), before + rounds / 2) << kind.name;
+  }
 }
 
 TEST_F(Mapped, SystemMemoryComesInPiecesThatTheDeviceTakes) {

@@ -60,7 +60,7 @@ const Range& function(const std::string& name) {
   return found != known.end() ? found->second : known[name] = find_function(name);
 }
 
-// The functions are of one file, and so near each other.
+// The functions, and all that lies between them in the kernel: each kind of fault takes one range.
 void spare(const std::string& kind, std::initializer_list<std::string> functions) {
   Range all{UINT64_MAX, 0};
   for (const std::string& name : functions)
@@ -91,7 +91,9 @@ void prepare_fault_injection(Spared spared) {
     set("fail_page_alloc/ignore-gfp-highmem", "N");
   } else {
     spare("failslab", {"alloc_vmap_area", "__get_vm_area_node", "__vmalloc_node_range_noprof"});
-    spare("fail_page_alloc", {"arch_add_memory"});
+    // alloc_vmap_area(): KASAN's shadow of what vmalloc() hands out. Between the two are the
+    // kernel's core and per-CPU memory, but not the page allocator, nor who asks it in probe().
+    spare("fail_page_alloc", {"arch_add_memory", "alloc_vmap_area"});
     // Pages for vmalloc().
     set("fail_page_alloc/ignore-gfp-highmem", "Y");
   }

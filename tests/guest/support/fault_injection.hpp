@@ -26,7 +26,7 @@ namespace dmabridge::test {
 std::string no_fault_injection();
 
 // What of the kernel's own is not made to fail, as it cannot bear it. One at a time: each kind of
-// fault can leave out one file's functions, with all that they call.
+// fault can leave out one range of functions, with all that they call.
 enum class Spared {
   // DMA_API_DEBUG switches itself off, and says so, if it has no memory for a node of its tree of
   // cache lines (active_cacheline_insert()).
