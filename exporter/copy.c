@@ -190,7 +190,7 @@ int dmabridge_copy_backing(const struct dmabridge_backing *to, u64 to_offset,
 		to->placement == DMABRIDGE_PLACEMENT_DEVICE ? to : from;
 	int ret;
 
-	/* Both are in system memory: what bounced was moved there. */
+	/* Else both are in system memory: what bounces was moved there. */
 	if (device->placement == DMABRIDGE_PLACEMENT_DEVICE && device->region->has_engine)
 		ret = copy_by_engine(to, to_offset, from, from_offset, length, stop);
 	else

@@ -4,8 +4,8 @@
  *
  * Lifetime. A binding is the private data of its file. io_uring holds that file
  * for every command in flight, so the binding, its target and its memory outlive
- * each command, and release() runs when none is left. Nothing is cancelable:
- * block I/O always ends.
+ * each command, and release() runs when none is left. Nothing is cancelable, as
+ * read(2) and write(2) of a file are not.
  *
  * A command holds the buffer in place from memory_begin() until its DMA has ended,
  * and lets go right there, in interrupt context if need be: memory_release(). The
