@@ -4,10 +4,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "error_of.hpp"
 #include "mock_system_calls.hpp"
@@ -66,6 +70,20 @@ TEST_F(exported_memory_test, range_that_leaves_the_buffer_is_refused) {
     EXPECT_THAT(failure.what(), HasSubstr("some API"));
     EXPECT_THAT(failure.what(), HasSubstr("1048576"));
   }
+}
+
+// An MR or a read beside it would be one of somebody else's memory.
+TEST_F(exported_memory_test, mapping_that_can_be_pinned_is_of_all_of_it) {
+  std::vector<std::byte> pages(8192);
+  const auto with = [&](std::uint64_t pinnable) {
+    return exported_memory(buffer::from_fd(fd(buffer_fd)), 4096, 8192,
+                           std::make_unique<test::quiet_owner>(std::span(pages).first(pinnable)));
+  };
+  EXPECT_EQ(with(8192).owner().pinnable().size(), 8192U);
+  EXPECT_TRUE(with(0).owner().pinnable().empty());
+  const auto failure = error_of([&] { with(8191); });
+  EXPECT_EQ(failure.kind(), error_kind::usage);
+  EXPECT_THAT(failure.what(), HasSubstr("8191"));
 }
 
 TEST_F(exported_memory_test, fd_goes_before_the_allocation_behind_it) {

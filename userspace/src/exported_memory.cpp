@@ -24,6 +24,14 @@ exported_memory::exported_memory(buffer memory, std::uint64_t offset, std::uint6
                                           size_, offset_, owner_->name()),
                  .detail = fmt::format("the dma-buf has {} bytes", memory_.size())});
   }
+  // Who pins a part of it takes the address for granted.
+  const auto pinnable = owner_->pinnable().size();
+  if (pinnable != 0 && pinnable < size_) {
+    throw error(
+        {.kind = error_kind::usage,
+         .attempted = fmt::format("use {} bytes of the memory of {}", size_, owner_->name()),
+         .detail = fmt::format("its mapping that can be pinned has {} bytes", pinnable)});
+  }
 }
 
 }  // namespace dmabridge

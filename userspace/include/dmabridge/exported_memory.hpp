@@ -29,8 +29,9 @@ class DMABRIDGE_API memory_owner {
   virtual void copy_out(std::uint64_t offset, std::span<std::byte> into) = 0;
 
   // A mapping of the same memory whose pages can be pinned, so that O_DIRECT, registered io_uring
-  // buffers and ibv_reg_mr() work on it; it lives as long as this object. Empty: there is none,
-  // which is so for nearly every mapping of a dma-buf itself.
+  // buffers and ibv_reg_mr() work on it: of all of the exported range, in the same place as long as
+  // this object lives. Empty: there is none, which is so for nearly every mapping of a dma-buf
+  // itself.
   virtual auto pinnable() const noexcept -> std::span<std::byte>;
 
  protected:
@@ -42,7 +43,8 @@ class DMABRIDGE_API memory_owner {
 // Owns the fd and keeps the owner's allocation alive; both end with it, the fd first.
 class DMABRIDGE_API exported_memory {
  public:
-  // Throws dmabridge::error unless [offset, offset + size) is in the dma-buf, and not empty.
+  // Throws dmabridge::error unless [offset, offset + size) is in the dma-buf, and not empty, and
+  // all of it in what the owner lets be pinned, if there is that.
   exported_memory(buffer memory, std::uint64_t offset, std::uint64_t size,
                   std::unique_ptr<memory_owner> owner);
 
