@@ -90,10 +90,10 @@ void prepare_fault_injection(Spared spared) {
     spare("fail_page_alloc", {"add_dma_entry"});
     set("fail_page_alloc/ignore-gfp-highmem", "N");
   } else {
-    spare("failslab", {"alloc_vmap_area", "__get_vm_area_node", "__vmalloc_node_range_noprof"});
-    // alloc_vmap_area(): KASAN's shadow of what vmalloc() hands out. Between the two are the
-    // kernel's core and per-CPU memory, but not the page allocator, nor who asks it in probe().
-    spare("fail_page_alloc", {"arch_add_memory", "alloc_vmap_area"});
+    // Between these are the kernel's core and per-CPU memory, but neither the allocators nor the
+    // PCI core, the driver core and our modules, which ask them.
+    for (const std::string kind : {"failslab", "fail_page_alloc"})
+      spare(kind, {"arch_add_memory", "alloc_vmap_area", "__vmalloc_node_range_noprof"});
     // Pages for vmalloc().
     set("fail_page_alloc/ignore-gfp-highmem", "Y");
   }

@@ -33,9 +33,11 @@ enum class Spared {
   dma_debug,
   // What drivers call in probe():
   // - memory hot-plug, by which a BAR gets struct pages, writes through a null pointer where x86's
-  //   direct map gets no page table (alloc_low_pages()), and prints a stack where there is no
-  //   memory for the struct pages (vmemmap_alloc_block());
-  // - vmalloc() prints a stack whenever it fails, and gen_pool_add() has no way to ask it not to;
+  //   direct map gets no page table (alloc_low_pages()), warns where a section gets no memory
+  //   (add_pages()), and prints a stack where there is none for the struct pages
+  //   (vmemmap_alloc_block());
+  // - vmalloc() prints a stack whenever it fails, also for want of KASAN's shadow, and
+  //   gen_pool_add() has no way to ask it not to;
   // - kmemleak complains where it cannot note what ioremap() has reserved.
   probe,
 };
