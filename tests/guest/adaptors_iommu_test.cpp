@@ -2,7 +2,6 @@
 //
 // A BAR lent by vfio-pci as exported memory: that needs an IOMMU.
 #include <gmock/gmock.h>
-#include <unistd.h>
 #include <dmabridge/any_memory.hpp>
 #include <dmabridge/drm_memory.hpp>
 #include <dmabridge/error.hpp>
@@ -10,11 +9,11 @@
 #include <dmabridge/vfio_memory.hpp>
 
 #include <optional>
-#include <stdexcept>
+#include <utility>
 
 #include "../unit/error_of.hpp"
 #include "support/fixture.hpp"
-#include "support/pci_driver.hpp"
+#include "support/lent_function.hpp"
 #include "support/test_importer.hpp"
 #include "support/vfio_device.hpp"
 
@@ -31,17 +30,9 @@ constexpr std::uint8_t tag = 0x73;
 // The first region's function, lent for the time of a test.
 class AdaptorsIommu : public GuestTest {
  protected:
-  AdaptorsIommu() : function_(pci_address(first_region().device)) {
-    const Output loaded = shell("modprobe -a vfio-pci vfio_iommu_type1");
-    if (loaded.status != 0) throw std::runtime_error(loaded.text);
-    if (bind_function(function_, "vfio-pci") != 0 ||
-        !eventually([&] { return access(vfio_group(function_).c_str(), F_OK) == 0; }))
-      throw std::runtime_error("vfio-pci does not take " + function_);
-    device_.emplace(function_);
-  }
   void TearDown() override {
     device_.reset();
-    ASSERT_EQ(bind_function(function_, "dmabridge_pci"), 0);
+    function_.reset();
     GuestTest::TearDown();
   }
 
@@ -60,8 +51,8 @@ class AdaptorsIommu : public GuestTest {
     memory.owner().copy_in(0, bytes);
   }
 
-  const std::string function_;
-  std::optional<VfioDevice> device_;
+  std::optional<LentFunction> function_{std::in_place, pci_address(first_region().device)};
+  std::optional<VfioDevice> device_{function_->address()};
 };
 
 TEST_F(AdaptorsIommu, CopiesMeetTheBar) {

@@ -32,7 +32,9 @@
 #include "../conformance/transfer_fd.hpp"
 #include "../unit/error_of.hpp"
 #include "support/child.hpp"
+#include "support/drm_card.hpp"
 #include "support/fixture.hpp"
+#include "support/named_device.hpp"
 #include "support/test_importer.hpp"
 #include "support/vgem.hpp"
 
@@ -46,23 +48,6 @@ using testing::HasSubstr;
 constexpr std::uint8_t old_tag = 0x71, new_tag = 0x72;
 constexpr std::uint64_t page = 4096;
 
-// The primary node of a device with this driver, which is loaded first.
-drm_device card_of(const std::string& driver, const std::string& module) {
-  const Output loaded = shell("modprobe " + module);
-  if (loaded.status != 0) throw std::runtime_error(loaded.text);
-  std::optional<drm_device> found;
-  eventually([&] {
-    if (!std::filesystem::exists("/dev/dri")) return false;
-    for (const auto& entry : std::filesystem::directory_iterator("/dev/dri")) {
-      if (!entry.path().filename().string().starts_with("card")) continue;
-      auto card = drm_device::open(entry.path());
-      if (card.driver() == driver) found = std::move(card);
-    }
-    return found.has_value();
-  });
-  if (!found) throw std::runtime_error("no DRM node of " + driver);
-  return *found;
-}
 drm_device vgem_card() {
   return card_of("vgem", "vgem");
 }
@@ -125,7 +110,8 @@ void PrintTo(const Source& source, std::ostream* out) {
 // everybody's fences.
 exported_memory of_region(std::uint64_t size) {
   const dmabridge::control module;
-  return any_memory(allocate(find_region(module.regions(), ""), size, policy::forbid));
+  return any_memory(
+      allocate(find_region(module.regions(), region_of("vram0").name), size, policy::forbid));
 }
 
 const std::vector<Source>& sources() {
