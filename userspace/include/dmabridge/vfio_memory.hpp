@@ -15,10 +15,10 @@ namespace dmabridge {
 //
 // It is revoked while the function's memory is disabled (PCI_COMMAND) or it is reset, and for good
 // when the last fd of the device is closed. So the kernel lets only importers attach that reach it
-// by P2P and can be revoked: some RDMA devices. Block I/O is not among them: the BAR has no pages,
-// which a drive's requests are made of, and its dma-buf cannot be mapped by the CPU; load into a
-// udmabuf and copy_in(). Copies go through the device's fd, by CPU: slow, as the BAR is not cached,
-// and an error rather than SIGBUS while it is revoked.
+// by P2P and can be revoked: some RDMA devices. Drives are not among them: the BAR has no pages,
+// which their requests are made of, and its dma-buf cannot be mapped by the CPU; block_attachment
+// bounces. Copies go through the device's fd, by CPU: slow, as the BAR is not cached, and an error
+// rather than SIGBUS while it is revoked.
 //
 // Throws dmabridge::error.
 DMABRIDGE_API auto export_vfio(int device, std::uint32_t bar, std::uint64_t offset,
