@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <set>
 #include <string>
 #include <vector>
@@ -64,8 +65,11 @@ class fake_level_zero : public fake_calls {
 
   int descriptor;                  // -1: the driver gives none
   std::uint32_t export_types = 3;  // of every GPU: opaque, and dma-bufs
-  std::uint32_t group_flags = 2;   // of the last group of queues
-  std::uint32_t kind = 2;          // of what the test's pointers point to
+  std::uint32_t import_types = 3;  // likewise
+  int imported = -1;               // the descriptor that was given last
+  std::function<void()> on_free = [] {};
+  std::uint32_t group_flags = 2;  // of the last group of queues
+  std::uint32_t kind = 2;         // of what the test's pointers point to
   std::vector<std::byte> bytes = std::vector<std::byte>(4 << 20);  // device memory
   std::vector<std::byte> host = std::vector<std::byte>(1 << 20);
   int contexts = 0;
@@ -112,6 +116,7 @@ class fake_level_zero : public fake_calls {
     EXPECT_EQ(of, second_gpu);
     EXPECT_EQ(to->stype, 0xcU);
     to->memoryAllocationExportTypes = self->export_types;
+    to->memoryAllocationImportTypes = self->import_types;
     return self->told("zeDeviceGetExternalMemoryProperties");
   }
   static auto zeDeviceGetCommandQueueGroupProperties(
@@ -142,13 +147,23 @@ class fake_level_zero : public fake_calls {
   }
   static auto zeMemAllocDevice(context in, const level_zero::ze_device_mem_alloc_desc_t* wanted,
                                std::size_t size, std::size_t, device on, void** to) -> result {
-    EXPECT_EQ(in, ours);
     EXPECT_EQ(wanted->stype, 0x15U);
-    const auto* to_export =
+    // All extensions begin alike.
+    const auto* extension =
         static_cast<const level_zero::ze_external_memory_export_desc_t*>(wanted->pNext);
-    EXPECT_EQ(to_export->stype, 0x18U);
-    EXPECT_EQ(to_export->flags, 2U) << "ZE_EXTERNAL_MEMORY_TYPE_FLAG_DMA_BUF";
-    if (const auto refused = self->told("zeMemAllocDevice")) return refused;
+    EXPECT_EQ(extension->flags, 2U) << "ZE_EXTERNAL_MEMORY_TYPE_FLAG_DMA_BUF";
+    if (extension->stype == 0x19U) {
+      self->imported =
+          static_cast<const level_zero::ze_external_memory_import_fd_t*>(wanted->pNext)->fd;
+      self->happened_.emplace_back("import");
+      if (const auto refused = self->told("zeMemAllocDevice(ze_external_memory_import_fd_t)")) {
+        return refused;
+      }
+    } else {
+      EXPECT_EQ(in, ours);
+      EXPECT_EQ(extension->stype, 0x18U);
+      if (const auto refused = self->told("zeMemAllocDevice")) return refused;
+    }
     *to = self->bytes.data();
     self->allocated_on = on;
     self->allocated_size = size;
@@ -167,6 +182,7 @@ class fake_level_zero : public fake_calls {
   static auto zeMemFree(context, void* pointer) -> result {
     --self->allocations;
     self->happened_.emplace_back(pointer == self->host.data() ? "free host" : "free");
+    self->on_free();
     return self->told("zeMemFree");
   }
   static auto zeMemGetAllocProperties(context, const void*,

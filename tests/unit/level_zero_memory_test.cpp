@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <string>
 #include <vector>
 
@@ -198,6 +200,138 @@ TEST_F(level_zero_memory_test, loaders_that_are_missing_or_old_or_alone) {
   failure = error_of([&] { export_theirs(page_); });
   EXPECT_EQ(failure.code(), ELIBACC);
   EXPECT_THAT(failure.what(), HasSubstr("libze1"));
+}
+
+// --- import ----------------------------------------------------------------------------------
+
+constexpr int their_fd = 130;
+
+class level_zero_import_test : public level_zero_memory_test {
+ protected:
+  level_zero_import_test() : memory_(make()) {}
+  // The buffer itself is the program's, and goes after all that was imported.
+  ~level_zero_import_test() override { EXPECT_EQ(memory_.descriptor(), their_fd); }
+
+  auto import_here() -> level_zero_import { return import_to_level_zero(memory_, second_gpu); }
+  auto import_to_theirs() -> level_zero_import {
+    return import_to_level_zero(fake_level_zero::theirs, fake_level_zero::second_gpu, memory_);
+  }
+
+  // With a descriptor of its own; what is duplicated of it is buffer_fd.
+  auto make() -> buffer {
+    using testing::_;
+    ON_CALL(module_.calls, seek(their_fd, 0, SEEK_END)).WillByDefault([this](auto...) {
+      return module_.buffer_size;
+    });
+    ON_CALL(module_.calls, fstat(_, _)).WillByDefault([this](int descriptor, struct stat* result) {
+      if (descriptor == buffer_fd && driver_closed_it_) return -EBADF;
+      result->st_ino = module_.buffer_inode + (descriptor == buffer_fd && reused_ ? 1 : 0);
+      return 0;
+    });
+    return buffer::from_fd(fd(their_fd));
+  }
+
+  bool driver_closed_it_ = false;
+  bool reused_ = false;  // its number, for another file
+  buffer memory_;
+};
+
+TEST_F(level_zero_import_test, lives_in_a_context_of_its_own_and_ends_in_order) {
+  {
+    const auto imported = import_here();
+    EXPECT_EQ(imported.pointer(), zero_.bytes.data());
+    EXPECT_EQ(imported.context(), fake_level_zero::ours);
+    EXPECT_EQ(imported.size(), zero_.bytes.size());
+    EXPECT_EQ(zero_.imported, buffer_fd) << "a descriptor that is not the caller's";
+    EXPECT_EQ(zero_.allocated_on, fake_level_zero::second_gpu);
+    EXPECT_EQ(zero_.allocated_size, zero_.bytes.size());
+    expect_closed({});
+  }
+  EXPECT_THAT(happened_, ElementsAre("import", "free", "close 102", "destroy context"));
+  expect_closed({buffer_fd});
+}
+
+TEST_F(level_zero_import_test, lives_in_a_context_of_the_callers) {
+  {
+    const auto imported = import_to_theirs();
+    EXPECT_EQ(imported.context(), fake_level_zero::theirs);
+    auto moved = import_to_theirs();
+    moved = import_to_theirs();
+    EXPECT_EQ(zero_.allocations, 2) << "what is overwritten is freed";
+  }
+  EXPECT_EQ(zero_.contexts, 0) << "none was made";
+  expect_closed({buffer_fd, buffer_fd, buffer_fd});
+}
+
+// As Intel's driver did before 2023.
+TEST_F(level_zero_import_test, descriptor_that_the_driver_has_closed_is_not_closed_again) {
+  for (auto* const how : {&driver_closed_it_, &reused_}) {
+    zero_.on_free = [how] { *how = true; };
+    {
+      const auto imported = import_here();
+    }
+    expect_closed({});
+    *how = false;
+  }
+}
+
+TEST_F(level_zero_import_test, gpus_that_import_none) {
+  zero_.import_types = 1;
+  const auto failure = error_of([&] { import_here(); });
+  EXPECT_EQ(failure.code(), EOPNOTSUPP);
+  EXPECT_THAT(failure.what(), HasSubstr("memoryAllocationImportTypes is 0x1"));
+  EXPECT_THAT(failure.what(), HasSubstr("import fd 130, a dma-buf of 4194304 bytes of"));
+  expect_nothing_kept();
+  expect_closed({buffer_fd});
+  EXPECT_EQ(zero_.imported, -1);
+}
+
+TEST_F(level_zero_import_test, what_the_driver_refuses_tells_what_to_look_at) {
+  zero_.fail = {{"zeMemAllocDevice(ze_external_memory_import_fd_t)", 0x78000004}};
+  const auto failure = error_of([&] { import_here(); });
+  EXPECT_EQ(failure.kind(), error_kind::system);
+  EXPECT_THAT(failure.what(), HasSubstr("zeMemAllocDevice(ze_external_memory_import_fd_t): "
+                                        "ZE_RESULT_ERROR_INVALID_ARGUMENT (0x78000004)"));
+  EXPECT_THAT(failure.what(), HasSubstr("dmabridge explain MEMORY CARD"));
+  expect_nothing_kept();
+  expect_closed({buffer_fd});
+}
+
+// Each call in turn fails: the error names it, and nothing is left behind or closed twice.
+TEST_F(level_zero_import_test, every_failure) {
+  for (const auto* call : {"zeInit", "zeDriverGet", "zeDeviceGet", "zeDeviceGetProperties",
+                           "zeContextCreate", "zeDeviceGetExternalMemoryProperties",
+                           "zeMemAllocDevice(ze_external_memory_import_fd_t)"}) {
+    SCOPED_TRACE(call);
+    zero_.fail = {{call, 0x78000003}};
+    closed_.clear();
+    const auto failure = error_of([&] { import_here(); });
+    EXPECT_THAT(failure.what(), HasSubstr(std::string(call) +
+                                          ": ZE_RESULT_ERROR_UNSUPPORTED_FEATURE (0x78000003)"));
+    expect_nothing_kept();
+    EXPECT_LE(closed_.size(), 1U);
+    EXPECT_EQ(std::ranges::count(closed_, their_fd), 0);
+  }
+  closed_.clear();
+  zero_.fail = {};
+  ON_CALL(module_.calls, duplicate).WillByDefault(testing::Return(-EMFILE));
+  EXPECT_EQ(error_of([&] { import_here(); }).code(), EMFILE);
+  expect_nothing_kept();
+  expect_closed({});
+}
+
+TEST_F(level_zero_import_test, what_makes_no_sense) {
+  EXPECT_EQ(
+      error_of([&] { import_to_level_zero(nullptr, fake_level_zero::second_gpu, memory_); }).kind(),
+      error_kind::usage);
+  EXPECT_EQ(
+      error_of([&] { import_to_level_zero(fake_level_zero::theirs, nullptr, memory_); }).kind(),
+      error_kind::usage);
+  EXPECT_THAT(error_of([&] { import_to_level_zero(memory_, 2); }).what(),
+              HasSubstr("there are 2, counted from 0"));
+  loader_.libraries.clear();
+  EXPECT_EQ(error_of([&] { import_here(); }).code(), ELIBACC);
+  expect_closed({});
 }
 
 }  // namespace

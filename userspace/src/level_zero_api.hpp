@@ -54,6 +54,7 @@ inline constexpr std::uint32_t ZE_STRUCTURE_TYPE_DEVICE_MEM_ALLOC_DESC = 0x15;
 inline constexpr std::uint32_t ZE_STRUCTURE_TYPE_HOST_MEM_ALLOC_DESC = 0x16;
 inline constexpr std::uint32_t ZE_STRUCTURE_TYPE_MEMORY_ALLOCATION_PROPERTIES = 0x17;
 inline constexpr std::uint32_t ZE_STRUCTURE_TYPE_EXTERNAL_MEMORY_EXPORT_DESC = 0x18;
+inline constexpr std::uint32_t ZE_STRUCTURE_TYPE_EXTERNAL_MEMORY_IMPORT_FD = 0x19;
 inline constexpr std::uint32_t ZE_STRUCTURE_TYPE_EXTERNAL_MEMORY_EXPORT_FD = 0x1a;
 
 inline constexpr std::uint32_t ZE_EXTERNAL_MEMORY_TYPE_FLAG_DMA_BUF = 1U << 1;
@@ -164,6 +165,14 @@ struct ze_external_memory_export_fd_t {
   int fd = -1;
 };
 static_assert(sizeof(ze_external_memory_export_fd_t) == 24);
+
+struct ze_external_memory_import_fd_t {
+  std::uint32_t stype = ZE_STRUCTURE_TYPE_EXTERNAL_MEMORY_IMPORT_FD;
+  const void* pNext = nullptr;
+  std::uint32_t flags = 0;
+  int fd = -1;
+};
+static_assert(sizeof(ze_external_memory_import_fd_t) == 24);
 
 }  // namespace dmabridge::level_zero
 

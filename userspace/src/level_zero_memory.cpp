@@ -13,6 +13,7 @@
 
 #include "dmabridge/error.hpp"
 #include "level_zero_api.hpp"
+#include "level_zero_gpu.hpp"
 #include "memory_range.hpp"
 
 namespace dmabridge {
@@ -24,77 +25,7 @@ namespace {
 using namespace level_zero;
 
 constexpr const char* exporting = "export memory of Level Zero as a dma-buf";
-constexpr const char* looking = "use a GPU of Level Zero";
 constexpr const char* allocating = "allocate memory of Level Zero";
-
-using shared_api = std::shared_ptr<const level_zero_api>;
-
-struct gpu {
-  ze_driver_handle_t driver = nullptr;  // nullptr: of no interest, as the context is the caller's
-  ze_device_handle_t device = nullptr;
-};
-
-// Level Zero's lists are asked for twice: how many, and which.
-template <typename Item, typename Call>
-auto list(const char* call_name, Call call) -> std::vector<Item> {
-  std::uint32_t count = 0;
-  level_zero_api::check(looking, call_name, call(&count, static_cast<Item*>(nullptr)));
-  std::vector<Item> items(count);
-  level_zero_api::check(looking, call_name, call(&count, items.data()));
-  items.resize(count);
-  return items;
-}
-
-auto properties_of(const level_zero_api& api, ze_device_handle_t device) -> ze_device_properties_t {
-  ze_device_properties_t properties;
-  level_zero_api::check(looking, "zeDeviceGetProperties",
-                        api.zeDeviceGetProperties(device, &properties));
-  return properties;
-}
-
-auto gpus(const level_zero_api& api) -> std::vector<gpu> {
-  std::vector<gpu> found;
-  for (auto* const driver : list<ze_driver_handle_t>("zeDriverGet", api.zeDriverGet)) {
-    const auto of_driver = [&](std::uint32_t* count, ze_device_handle_t* devices) {
-      return api.zeDeviceGet(driver, count, devices);
-    };
-    for (auto* const device : list<ze_device_handle_t>("zeDeviceGet", of_driver)) {
-      if (properties_of(api, device).type != ZE_DEVICE_TYPE_GPU) continue;
-      found.push_back({.driver = driver, .device = device});
-    }
-  }
-  return found;
-}
-
-auto find_gpu(const level_zero_api& api, int number) -> gpu {
-  const auto all = gpus(api);
-  if (number >= 0 && static_cast<std::size_t>(number) < all.size()) {
-    return all[static_cast<std::size_t>(number)];
-  }
-  throw error({.kind = error_kind::usage,
-               .attempted = fmt::format("use GPU {} of Level Zero", number),
-               .detail = fmt::format("there are {}, counted from 0", all.size()),
-               .remedies = {"see what ZE_AFFINITY_MASK hides, and whether this user may open "
-                            "/dev/dri/renderD*"}});
-}
-
-class own_context {
- public:
-  own_context(shared_api api, ze_driver_handle_t driver) : api_(std::move(api)) {
-    const ze_context_desc_t wanted;
-    level_zero_api::check(allocating, "zeContextCreate",
-                          api_->zeContextCreate(driver, &wanted, &context_));
-  }
-  own_context(const own_context&) = delete;
-  auto operator=(const own_context&) -> own_context& = delete;
-  ~own_context() { api_->zeContextDestroy(context_); }
-
-  auto get() const noexcept -> ze_context_handle_t { return context_; }
-
- private:
-  shared_api api_;
-  ze_context_handle_t context_ = nullptr;
-};
 
 // Memory that is freed with this, from zeMemAllocDevice() or zeMemAllocHost().
 class own_memory {
@@ -333,7 +264,7 @@ auto allocate_level_zero_memory(std::uint64_t size, int device) -> exported_memo
   const auto api = std::make_shared<const level_zero_api>();
   home where{.where = find_gpu(*api, device)};
   check_exports(*api, where.where.device);
-  where.held = std::make_unique<own_context>(api, where.where.driver);
+  where.held = std::make_unique<own_context>(api, where.where.driver, allocating);
   where.context = where.held->get();
   where.allocation =
       own_memory::on_device(api, where.context, where.where.device, round_to_pages(size));
