@@ -348,6 +348,8 @@ TEST_F(confirm_foreign, what_was_unknown_is_known_then_also_for_those_that_canno
   EXPECT_EQ(asked.word.state, verdict_state::confirmed);
   EXPECT_EQ(asked.word.route, route::system);
   EXPECT_FALSE(asked.unknown);
+  EXPECT_EQ(found.memory.kind, region_kind::system);
+  EXPECT_TRUE(found.memory.has_pages);
   const auto& unasked = found.joint.importers.at(1);
   EXPECT_EQ(found.joint.state, verdict_state::predicted);
   EXPECT_EQ(unasked.word.state, verdict_state::predicted);

@@ -438,6 +438,7 @@ TEST_F(confirmed_explain_test,
   answer_.reasons[0].value = EOPNOTSUPP;
   result_ = -EMEDIUMTYPE;
   EXPECT_EQ(run({"fd:9", "nvme0n1"}), exit_unknown) << "whether it can be copied";
+  EXPECT_THAT(out(), ContainsRegex("blocked +pages "));
 }
 
 TEST_F(explain_test, buffer_of_another_exporter_needs_no_module) {

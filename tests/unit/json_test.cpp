@@ -144,9 +144,17 @@ TEST(json, proof_and_difference) {
 }
 
 TEST(json, memory_and_holders) {
-  EXPECT_THAT(keys(to_json(buffer_facts{})),
-              ElementsAre("name", "kind", "device", "bar", "pages", "movable", "takes_unrevocable",
-                          "placement", "policy", "size", "empty", "move_limit"));
+  EXPECT_THAT(
+      keys(to_json(buffer_facts{})),
+      ElementsAre("name", "kind", "exporter", "rules", "device", "bar", "pages", "movable",
+                  "takes_unrevocable", "placement", "policy", "size", "empty", "move_limit"));
+  EXPECT_EQ(to_json(buffer_facts{})["rules"], nullptr);
+  const auto foreign = to_json(facts_of(rules_of("udmabuf"), {}, 4096, policy::prefer));
+  EXPECT_EQ(foreign["exporter"], "udmabuf");
+  EXPECT_THAT(
+      keys(foreign["rules"]),
+      ElementsAre("known", "what", "mappable", "pinnable", "vmap", "movable", "revocable", "memory",
+                  "p2p", "asks_path", "unstoppable", "redirects", "bindable", "attach", "drives"));
   const auto object = to_json(held_buffer{.inode = 7, .holders = {{.pid = 12, .descriptor = 3}}});
   EXPECT_THAT(keys(object), ElementsAre("inode", "size", "name", "holders"));
   EXPECT_THAT(keys(object["holders"][0]), ElementsAre("pid", "command", "fd", "spec"));

@@ -263,8 +263,7 @@ auto memory_check(const named_memory& memory) -> check {
     if (!memory.held) {
       answer.remedy =
           "name a buffer of it, give the function to dmabridge_pci (dmabridge(4)), or let its "
-          "driver "
-          "register the memory (dmabridge-drivers(7)); then the kernel can be asked";
+          "driver register the memory (dmabridge-drivers(7)); then the kernel can be asked";
     }
     return answer;
   }
@@ -294,8 +293,8 @@ auto exporter_check(const named_memory& memory) -> std::optional<check> {
     answer.evidence =
         fmt::format("{} is an exporter that this program does not know", facts.foreign);
     answer.remedy =
-        "see what docs/gpu-support.md says of it; dmabridge load tells what a transfer "
-        "has come to";
+        "see docs/gpu-support.md for those that it knows; dmabridge load tells what a transfer has "
+        "come to";
     return answer;
   }
   answer.evidence = fmt::format(
@@ -303,13 +302,16 @@ auto exporter_check(const named_memory& memory) -> std::optional<check> {
       "{}, revoked {}",
       rules.what, to_string(rules.mappable), to_string(rules.pinnable), to_string(rules.vmap),
       to_string(rules.movable), to_string(rules.revocable));
-  if (rules.attach.empty()) {
-    answer.status = check_status::unknown;
-    answer.evidence += "; what it does with importers differs from driver to driver";
-    answer.remedy = "name the device instead of the buffer, by its DRM node or PCI address";
-  } else {
+  if (!rules.attach.empty()) {
     answer.evidence += fmt::format("; {}", rules.attach);
+    return answer;
   }
+  answer.status = check_status::unknown;
+  answer.evidence += "; what it does with importers that attach is not known";
+  answer.remedy =
+      memory.held ? "name the device instead of the buffer, by its DRM node or PCI address"
+                  : "let the importer attach: the tracepoint dma_buf:dma_buf_dynamic_attach tells "
+                    "what it got";
   return answer;
 }
 

@@ -68,7 +68,7 @@ auto one_line(const error& failure) -> std::string {
 }
 
 // The kernel's word in place of the prediction, if it can be had.
-void ask_kernel(const machine_view& machine, const named_memory& memory, explanation& told) {
+void ask_kernel(const machine_view& machine, named_memory& memory, explanation& told) {
   if (!machine.module) {
     told.why_predicted = machine.why_no_module;
     return;
@@ -84,6 +84,7 @@ void ask_kernel(const machine_view& machine, const named_memory& memory, explana
                               told.importers)
                     : confirm(*machine.module, *held, machine.facts, memory.facts, told.importers);
     told.joint = std::move(word.joint);
+    told.facts = memory.facts = std::move(word.memory);
     told.differences = std::move(word.differences);
   } catch (const error& failure) {
     told.why_predicted = one_line(failure);
@@ -123,7 +124,7 @@ void demand_proof(const machine_view& machine, const named_memory& memory) {
 auto explain(const explain_arguments& wanted, surroundings& around) -> int {
   const auto machine = view_machine(wanted.from, around);
   const auto devices = list_devices(machine.facts, machine.regions);
-  const auto memory = find_memory(machine, devices, wanted.memory, wanted.size, wanted.policy);
+  auto memory = find_memory(machine, devices, wanted.memory, wanted.size, wanted.policy);
   if (wanted.prove) demand_proof(machine, memory);
 
   explanation told{.memory = wanted.memory, .facts = memory.facts};

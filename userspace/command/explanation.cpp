@@ -57,8 +57,11 @@ auto name_of(const explanation& told, std::size_t importer) -> std::string {
   return told.joint.importers[importer].importer;
 }
 
-auto placement_text(const plan& joint) -> std::string {
+auto placement_text(const buffer_facts& memory, const plan& joint) -> std::string {
   if (joint.placement == placement::none) return "nowhere: nobody is served";
+  if (!memory.foreign.empty() && memory.kind == region_kind::bar && !memory.device) {
+    return "memory of which it is not known where it is";
+  }
   auto text = joint.placement == placement::device ? std::string("device memory")
                                                    : std::string("system memory");
   if (joint.moved != 0) {
@@ -255,7 +258,8 @@ auto to_text(const explanation& told) -> std::string {
   for (std::size_t i = 0; i < told.importers.size(); ++i) {
     text += section(title_of(told.importers[i]), told.of_importers[i]);
   }
-  text += "plan\n" + line("buffer in", placement_text(told.joint)) + verdict_lines(told);
+  text +=
+      "plan\n" + line("buffer in", placement_text(told.facts, told.joint)) + verdict_lines(told);
   text += "\nby policy\n" + option_lines(told);
   const auto seen = difference_lines(told) + proof_lines(told);
   if (!seen.empty()) text += "\nevidence\n" + seen;

@@ -157,7 +157,7 @@ auto confirm(const control& module, const region_info& region, const buffer* mem
   std::vector<prospect> views;
   std::vector<bool> heard;
   std::vector<unread_fact> obstacles;  // of those that were not heard, in order
-  confirmation result;
+  confirmation result{.memory = facts};
   for (std::size_t i = 0; i < importers.size(); ++i) {
     auto word = hear(module, region, memory, facts, importers[i]);
     heard.push_back(word.result.has_value());

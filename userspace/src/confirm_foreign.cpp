@@ -75,7 +75,7 @@ auto confirm(const control& module, const buffer& memory, const topology& machin
   const auto known = learn(facts, words);
   const auto base = survey(machine, known);
 
-  confirmation result;
+  confirmation result{.memory = known};
   std::vector<prospect> views;
   std::vector<bool> heard;
   std::vector<unread_fact> obstacles;

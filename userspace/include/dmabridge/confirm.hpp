@@ -24,7 +24,8 @@ struct plan_difference {
 };
 
 struct confirmation {
-  plan joint{};  // confirmed
+  plan joint{};           // confirmed
+  buffer_facts memory{};  // as asked about, with what the kernel's words tell of it
   std::vector<plan_difference> differences{};
 };
 
