@@ -21,6 +21,7 @@ using test::usual_machine;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::SizeIs;
 
 auto codes(const pci_path& path) -> std::set<std::uint32_t> {
   std::set<std::uint32_t> result;
@@ -173,6 +174,31 @@ TEST(path, host_bridge_that_nothing_stands_for_is_no_path) {
   const auto path = path_of(machine, "00:04.0", "00:05.0");
   EXPECT_EQ(path.answer, path_answer::no);
   EXPECT_EQ(codes(path), std::set<std::uint32_t>{DMABRIDGE_REASON_NO_PATH});
+}
+
+TEST(path, what_is_true_of_both_sides_is_said_once) {
+  made_machine machine;
+  machine.device("00:04.0").device("40:04.0");
+  const auto refused = path_of(machine, "00:04.0", "40:04.0");
+  EXPECT_EQ(refused.answer, path_answer::no);
+  EXPECT_THAT(refused.reasons, SizeIs(1));
+
+  auto alike = two_host_bridges(0x0cfe, 0x0cfe);  // on the list since 7.2
+  alike.made.machine.kernel = "6.12.0";
+  EXPECT_THAT(path_of(alike, "01:00.0", "41:00.0").missing, SizeIs(1));
+
+  auto nameless = two_host_bridges(0x09a2, 0x2020);
+  nameless.made.machine.kernel.clear();
+  nameless.made.machine.cpu_vendor.clear();
+  nameless.made.machine.cpu_family.reset();
+  const auto open = path_of(nameless, "01:00.0", "41:00.0");
+  EXPECT_EQ(open.answer, path_answer::unknown);
+  EXPECT_THAT(open.missing, SizeIs(1));
+  EXPECT_THAT(open.reasons, SizeIs(1));
+
+  auto cut_off = usual_machine();
+  cut_off["00:01.0"].parent = at("09:00.0");
+  EXPECT_THAT(path_of(cut_off, memory, beside).missing, SizeIs(1));
 }
 
 TEST(path, lists_differ_by_release) {

@@ -8,6 +8,10 @@
 #include <charconv>
 #include <span>
 #include <string_view>
+#include <utility>
+
+#include "append.hpp"
+#include "paths_from.hpp"
 
 namespace dmabridge {
 namespace {
@@ -82,12 +86,6 @@ constexpr auto listed_bridges = std::to_array<listed_bridge>({
     {0x10de, 0x2f98, 7003},
 });
 
-struct kernel_rules {
-  bool known = false;   // whether the release is; else what releases differ in is unknown
-  release version = 0;  // the nearest that is known
-  bool exact = false;   // it is that very one
-};
-
 // "7.2.12+deb13-amd64" is 7.2.
 auto rules_of(std::string_view kernel) -> kernel_rules {
   const auto* const end = kernel.data() + kernel.size();
@@ -105,29 +103,9 @@ auto rules_of(std::string_view kernel) -> kernel_rules {
 
 // --- the tree --------------------------------------------------------------------------
 
-// From a function up to the root bus. Not deeper than there are buses, also if the parents go round
-// in a circle.
-struct lineage {
-  static constexpr std::size_t max_depth = 256;
-
-  std::array<const pci_function*, max_depth> up;
-  std::size_t size = 0;
-  bool whole = false;  // it ends on a root bus
-
-  auto functions() const -> std::span<const pci_function* const> { return {up.data(), size}; }
-  auto root() const -> const pci_function& { return *up[size - 1]; }
-};
-
-void trace_up(const topology& machine, const pci_function& from, lineage& line) {
-  for (const auto* at = &from; at != nullptr && line.size < lineage::max_depth;) {
-    line.up[line.size++] = at;
-    if (!at->parent) {
-      line.whole = true;
-      return;
-    }
-    at = machine.find(*at->parent);
-  }
-}
+// Not deeper than there are buses, also if the parents go round in a circle.
+constexpr std::size_t max_depth = 256;
+constexpr std::size_t usual_depth = 8;  // two switches, one below the other
 
 // By a function on it. A virtual one has a bus number of its own; the physical one tells.
 auto root_bus(const pci_function& function) -> pci_address {
@@ -162,6 +140,11 @@ auto redirects(const topology& machine, const pci_function& function) -> std::op
   // A device of one function must not have ACS (PCIe 6.12.1.3).
   if (!is_bridge(function) && !is_multi_function(machine, function)) return false;
   return {};
+}
+
+template <typename Element>
+void add_once(Element one, std::vector<Element>& list) {
+  if (std::ranges::find(list, one) == list.end()) list.push_back(std::move(one));
 }
 
 // --- the host bridge ---------------------------------------------------------------------
@@ -250,26 +233,29 @@ void judge_host_bridge(const topology& machine, const pci_function& on_root_bus,
     result.missing.push_back({fmt::format("port type of {}", to_string(first.address)),
                               "its PCI Express capability could not be read", "run this as root"});
   } else if (!is_first_slot && !(may_be_port && first.port == pci_port::root)) {
-    result.refusals.push_back(
-        {.code = DMABRIDGE_REASON_NO_PATH, .blocks_p2p = true, .value = ~std::uint64_t{0}});
+    add_once(
+        reason{.code = DMABRIDGE_REASON_NO_PATH, .blocks_p2p = true, .value = ~std::uint64_t{0}},
+        result.refusals);
   } else if (found == listing::no) {
     result.refusals.push_back(unlisted(first));
   } else if (found == listing::unknown) {
-    result.missing.push_back(
+    // Two host bridges may be of one kind.
+    add_once(
         rules.known
             ? unread_fact{fmt::format("whether Linux {} lists host bridge {:04x}:{:04x}",
                                       machine.machine.kernel, first.vendor, first.device),
                           "later releases do, and distributions take entries over into older ones",
                           ask_kernel}
-            : no_release());
+            : no_release(),
+        result.missing);
   }
 }
 
 // Whether the kernel lets traffic between the two go through their host bridges.
 auto judge_host_bridges(const topology& machine, const pci_function& provider_root,
-                        const pci_function& client_root, const kernel_rules& rules) -> allowance {
+                        const pci_function& client_root, const kernel_rules& rules,
+                        std::optional<bool> cpu) -> allowance {
   allowance result;
-  const auto cpu = cpu_forwards(machine.machine, rules);
   if (cpu.value_or(false)) {
     result.given = true;
     return result;
@@ -277,15 +263,18 @@ auto judge_host_bridges(const topology& machine, const pci_function& provider_ro
 
   result.by_list = true;
   const auto same = root_bus(provider_root) == root_bus(client_root);
+  result.refusals.reserve(same ? 1 : 2);
   judge_host_bridge(machine, provider_root, rules, same, result);
   if (!same) judge_host_bridge(machine, client_root, rules, same, result);
   if (result.refusals.empty() && result.missing.empty()) {
     result.given = true;
   } else if (!cpu) {
-    result.missing.insert(result.missing.begin(),
-                          !rules.known ? no_release()
-                                       : unread_fact{"the CPU's vendor and family",
+    if (rules.known) {
+      result.missing.insert(result.missing.begin(), {"the CPU's vendor and family",
                                                      "it is not in this topology", ask_machine});
+    } else {
+      add_once(no_release(), result.missing);
+    }
   } else if (!result.refusals.empty()) {
     // One that refuses is enough.
     result.given = false;
@@ -296,89 +285,40 @@ auto judge_host_bridges(const topology& machine, const pci_function& provider_ro
 
 // --- the answer -----------------------------------------------------------------------------
 
+auto unknown(const unread_fact& fact) -> reason {
+  return {.code = DMABRIDGE_REASON_PATH_UNKNOWN, .blocks_p2p = true, .name = fact.what};
+}
+
 void add_unknown(pci_path& path, unread_fact fact) {
-  path.reasons.push_back(
-      {.code = DMABRIDGE_REASON_PATH_UNKNOWN, .blocks_p2p = true, .name = fact.what});
+  path.reasons.push_back(unknown(fact));
   path.missing.push_back(std::move(fact));
 }
 
-// The common bridge is in the provider's line at `provider_up` and in the client's at `client_up`.
-struct meeting {
-  std::size_t provider_up;
-  std::size_t client_up;
-};
-
-auto find_meeting(const lineage& provider, const lineage& client) -> std::optional<meeting> {
-  for (std::size_t up = 0; up < provider.size; ++up) {
-    const auto found = std::ranges::find(client.functions(), provider.up[up]);
-    if (found != client.functions().end()) {
-      return meeting{up, static_cast<std::size_t>(found - client.functions().begin())};
-    }
-  }
-  return {};
-}
-
-// Bridges, from the provider up and down to the client.
-void list_bridges(const lineage& provider, const lineage& client,
-                  const std::optional<meeting>& common, pci_path& path) {
-  // The common one is the client itself if that is a bridge.
-  const auto up = common ? common->provider_up + (common->client_up != 0 ? 1 : 0) : provider.size;
-  const auto down = common ? common->client_up : client.size;
-  path.bridges.reserve(up + down);
-  for (std::size_t i = 1; i < up; ++i) path.bridges.push_back(provider.up[i]->address);
-  for (auto i = down; i > 1; --i) path.bridges.push_back(client.up[i - 1]->address);
+void add_unknown(pci_path& path, std::vector<unread_fact> facts) {
+  path.reasons.reserve(path.reasons.size() + facts.size());
+  for (const auto& fact : facts) path.reasons.push_back(unknown(fact));
+  append(std::move(facts), path.missing);
 }
 
 // nvidia-smi's words. PIX is one switch, although that shows as three bridges: two ports down, and
 // the port up in which both meet. With more than one port between the meeting point and either
 // device there are several.
-auto class_of(const topology& machine, const lineage& provider, const lineage& client,
-              const std::optional<meeting>& common) -> proximity {
-  if (common) {
-    if (common->provider_up == 0 && common->client_up == 0) return proximity::self;
-    return common->provider_up <= 2 && common->client_up <= 2 ? proximity::pix : proximity::pxb;
-  }
-  if (root_bus(provider.root()) == root_bus(client.root())) return proximity::phb;
-  const auto& a = provider.up[0]->numa_node;
-  const auto& b = client.up[0]->numa_node;
+auto class_below(std::size_t provider_up, std::size_t client_up) -> proximity {
+  if (provider_up == 0 && client_up == 0) return proximity::self;
+  return provider_up <= 2 && client_up <= 2 ? proximity::pix : proximity::pxb;
+}
+
+// Of two that meet in no bridge.
+auto class_across(const topology& machine, const pci_function& provider,
+                  const pci_function& provider_root, const pci_function& client,
+                  const pci_function& client_root) -> proximity {
+  if (root_bus(provider_root) == root_bus(client_root)) return proximity::phb;
+  const auto& a = provider.numa_node;
+  const auto& b = client.numa_node;
   if (a && b) return *a == *b ? proximity::node : proximity::sys;
   // A machine that has no NUMA nodes is one.
   const auto has_node = [](const pci_function& function) { return function.numa_node.has_value(); };
   return std::ranges::none_of(machine.functions, has_node) ? proximity::node : proximity::unknown;
-}
-
-struct redirect_search {
-  std::vector<reason> found{};
-  std::vector<unread_fact> missing{};
-};
-
-// As p2pdma counts: the devices' own ACS too, and the common bridge's, which is in the provider's
-// line.
-void search_redirects(const topology& machine, std::span<const pci_function* const> line,
-                      redirect_search& result) {
-  for (const auto* function : line) {
-    const auto redirecting = redirects(machine, *function);
-    if (!redirecting) {
-      result.missing.push_back({fmt::format("ACS of {}", to_string(function->address)),
-                                "its extended configuration space could not be read",
-                                "run this as root"});
-    } else if (*redirecting) {
-      result.found.push_back({.code = DMABRIDGE_REASON_ACS_REDIRECT,
-                              .blocks_p2p = true,
-                              .device = function->address,
-                              .value = function->acs->control,
-                              .name = to_string(function->address)});
-    }
-  }
-}
-
-void refuse(pci_path& path, std::vector<reason> reasons) {
-  path.answer = path_answer::no;
-  if (path.reasons.empty()) {
-    path.reasons = std::move(reasons);
-  } else {
-    std::ranges::move(reasons, std::back_inserter(path.reasons));
-  }
 }
 
 // If the list is another release's.
@@ -390,42 +330,9 @@ void note_list(const topology& machine, const kernel_rules& rules, pci_path& pat
        ask_kernel});
 }
 
-// Everything that does not stay below one bridge.
-void go_through_host_bridge(const topology& machine, const lineage& provider, const lineage& client,
-                            redirect_search redirected, pci_path& path) {
-  const auto rules = rules_of(machine.machine.kernel);
-  const auto by_redirect = !redirected.found.empty() || !redirected.missing.empty();
-  // Whether it goes there at all is open.
-  const auto perhaps = by_redirect && redirected.found.empty();
-
-  auto allowed = by_redirect && rules.known && rules.version < redirects_through_host_bridge
-                     ? allowance{.given = false}
-                     : judge_host_bridges(machine, provider.root(), client.root(), rules);
-  if (allowed.given.value_or(false)) {
-    // Peer to peer either way. Where ACS was not readable the route may be the shorter one.
-    path.answer = path_answer::host_bridge;
-    path.missing = std::move(redirected.missing);
-    if (allowed.by_list) note_list(machine, rules, path);
-    return;
-  }
-
-  path.reasons = std::move(redirected.found);
-  if (perhaps) {
-    path.answer = path_answer::unknown;
-    for (auto& fact : redirected.missing) add_unknown(path, std::move(fact));
-    for (auto& fact : allowed.missing) add_unknown(path, std::move(fact));
-    return;
-  }
-  if (allowed.given) {
-    refuse(path, std::move(allowed.refusals));
-    note_list(machine, rules, path);
-    return;
-  }
-  path.answer = path_answer::unknown;
-  std::ranges::move(allowed.refusals, std::back_inserter(path.reasons));
-  // They do if what is not known turns out badly.
-  for (auto& why : path.reasons) why.blocks_p2p = false;
-  for (auto& fact : allowed.missing) add_unknown(path, std::move(fact));
+auto above(const pci_function& function) -> unread_fact {
+  return {fmt::format("what is above {}", to_string(function.address)),
+          "its bridge is not in this topology", ""};
 }
 
 auto absent(const pci_address& address) -> unread_fact {
@@ -469,45 +376,159 @@ auto to_string(path_answer value) -> std::string {
   return "unknown";
 }
 
-auto find_path(const topology& machine, const pci_address& provider, const pci_address& client)
-    -> pci_path {
-  pci_path path;
-  const auto* const from = machine.find(provider);
-  const auto* const to = machine.find(client);
-  if (from == nullptr) add_unknown(path, absent(provider));
-  if (to == nullptr && client != provider) add_unknown(path, absent(client));
-  if (from == nullptr || to == nullptr) return path;
+// From a client up to where it meets the provider's line, else to the root.
+struct paths_from::way_down {
+  std::array<const pci_function*, max_depth> functions;  // from the client up
+  std::size_t size = 0;
+  bool whole = false;                // it meets, or ends on a root bus
+  std::optional<std::size_t> meets;  // at which of the provider's line
 
-  lineage above_provider, above_client;
-  trace_up(machine, *from, above_provider);
-  trace_up(machine, *to, above_client);
-  for (const auto* line : {&above_provider, &above_client}) {
-    if (line->whole) continue;
-    add_unknown(path, {fmt::format("what is above {}", to_string(line->root().address)),
-                       "its bridge is not in this topology", ""});
+  void trace(const topology& machine, const pci_function& client,
+             std::span<const pci_function* const> provider) {
+    for (const auto* at = &client; at != nullptr && size < max_depth;) {
+      const auto met = std::ranges::find(provider, at);
+      if (met != provider.end()) meets = static_cast<std::size_t>(met - provider.begin());
+      whole = meets.has_value() || !at->parent;
+      if (!meets) functions[size++] = at;
+      if (whole) return;
+      at = machine.find(*at->parent);
+    }
   }
+  auto root() const -> const pci_function& { return *functions[size - 1]; }
+};
+
+paths_from::paths_from(const topology& machine, const pci_address& provider)
+    : machine_(machine),
+      provider_(provider),
+      rules_(rules_of(machine.machine.kernel)),
+      cpu_forwards_(cpu_forwards(machine.machine, rules_)) {
+  line_.reserve(usual_depth);
+  for (const auto* at = machine.find(provider); at != nullptr && line_.size() < max_depth;) {
+    line_.push_back(at);
+    whole_ = !at->parent;
+    at = whole_ ? nullptr : machine.find(*at->parent);
+  }
+  steps_.reserve(line_.size());
+  for (const auto* function : line_) steps_.push_back(step_of(*function));
+}
+
+auto paths_from::step_of(const pci_function& function) const -> step {
+  const auto redirecting = redirects(machine_, function);
+  if (!redirecting) {
+    return {.unread = unread_fact{"ACS of " + to_string(function.address),
+                                  "its extended configuration space could not be read",
+                                  "run this as root"}};
+  }
+  if (!*redirecting) return {};
+  return {.redirects = reason{.code = DMABRIDGE_REASON_ACS_REDIRECT,
+                              .blocks_p2p = true,
+                              .device = function.address,
+                              .value = function.acs->control,
+                              .name = to_string(function.address)}};
+}
+
+// Everything that does not stay below one bridge. `redirecting`, `unread`: why it does not, or may
+// not.
+void paths_from::go_through_host_bridge(const pci_function& client_root,
+                                        std::vector<reason> redirecting,
+                                        std::vector<unread_fact> unread, pci_path& path) const {
+  const auto by_redirect = !redirecting.empty() || !unread.empty();
+  // Whether it goes there at all is open.
+  const auto perhaps = by_redirect && redirecting.empty();
+
+  auto allowed =
+      by_redirect && rules_.known && rules_.version < redirects_through_host_bridge
+          ? allowance{.given = false}
+          : judge_host_bridges(machine_, *line_.back(), client_root, rules_, cpu_forwards_);
+  if (allowed.given.value_or(false)) {
+    // Peer to peer either way. Where ACS was not readable the route may be the shorter one.
+    path.answer = path_answer::host_bridge;
+    path.missing = std::move(unread);
+    if (allowed.by_list) note_list(machine_, rules_, path);
+    return;
+  }
+
+  path.reasons = std::move(redirecting);
+  if (perhaps) {
+    path.answer = path_answer::unknown;
+    add_unknown(path, std::move(unread));
+    add_unknown(path, std::move(allowed.missing));
+    return;
+  }
+  append(std::move(allowed.refusals), path.reasons);
+  if (allowed.given) {
+    path.answer = path_answer::no;
+    note_list(machine_, rules_, path);
+    return;
+  }
+  path.answer = path_answer::unknown;
+  // They do if what is not known turns out badly.
+  for (auto& why : path.reasons) why.blocks_p2p = false;
+  add_unknown(path, std::move(allowed.missing));
+}
+
+auto paths_from::judge(const pci_address& client, way_down& way) const -> pci_path {
+  pci_path path;
+  const auto* const to = machine_.find(client);
+  if (line_.empty()) add_unknown(path, absent(provider_));
+  if (to == nullptr && client != provider_) add_unknown(path, absent(client));
   if (!path.missing.empty()) return path;
 
-  const auto common = find_meeting(above_provider, above_client);
-  list_bridges(above_provider, above_client, common, path);
-  path.distance_class = class_of(machine, above_provider, above_client, common);
-  if (!common) {
-    path.distance = static_cast<int>(above_provider.size + above_client.size);
-    go_through_host_bridge(machine, above_provider, above_client, {}, path);
+  way.trace(machine_, *to, line_);
+  if (!whole_) add_unknown(path, above(*line_.back()));
+  if (!way.whole) add_unknown(path, above(way.root()));
+  if (!path.missing.empty()) return path;
+
+  if (!way.meets) {
+    path.distance = static_cast<int>(line_.size() + way.size);
+    go_through_host_bridge(way.root(), {}, {}, path);
     return path;
   }
 
-  path.distance = static_cast<int>(common->provider_up + common->client_up);
-  redirect_search redirected;
-  search_redirects(machine, above_provider.functions().first(common->provider_up + 1), redirected);
-  search_redirects(machine, above_client.functions().first(common->client_up), redirected);
-  for (const auto& why : redirected.found) path.redirecting.push_back(*why.device);
-  if (redirected.found.empty() && redirected.missing.empty()) {
+  // As p2pdma counts: the devices' own ACS too, and the common bridge's.
+  path.distance = static_cast<int>(*way.meets + way.size);
+  std::vector<reason> redirecting;
+  std::vector<unread_fact> unread;
+  const auto look = [&](step seen) {
+    if (seen.redirects) redirecting.push_back(std::move(*seen.redirects));
+    if (seen.unread) unread.push_back(std::move(*seen.unread));
+  };
+  for (std::size_t up = 0; up <= *way.meets; ++up) look(steps_[up]);
+  for (std::size_t up = 0; up < way.size; ++up) look(step_of(*way.functions[up]));
+  for (const auto& why : redirecting) path.redirecting.push_back(*why.device);
+  if (redirecting.empty() && unread.empty()) {
     path.answer = path_answer::bus;
   } else {
-    go_through_host_bridge(machine, above_provider, above_client, std::move(redirected), path);
+    go_through_host_bridge(*line_.back(), std::move(redirecting), std::move(unread), path);
   }
   return path;
+}
+
+auto paths_from::judge(const pci_address& client) const -> pci_path {
+  way_down way;
+  return judge(client, way);
+}
+
+auto paths_from::find(const pci_address& client) const -> pci_path {
+  way_down way;
+  auto path = judge(client, way);
+  if (!path.distance) return path;
+
+  // The bridges between the two. The common one is the client itself if that is a bridge.
+  const auto up = way.meets ? *way.meets + (way.size != 0 ? 1 : 0) : line_.size();
+  path.bridges.reserve(up + way.size);
+  for (std::size_t i = 1; i < up; ++i) path.bridges.push_back(line_[i]->address);
+  for (auto i = way.size; i > 1; --i) path.bridges.push_back(way.functions[i - 1]->address);
+
+  path.distance_class = way.meets ? class_below(*way.meets, way.size)
+                                  : class_across(machine_, *line_.front(), *line_.back(),
+                                                 *way.functions.front(), way.root());
+  return path;
+}
+
+auto find_path(const topology& machine, const pci_address& provider, const pci_address& client)
+    -> pci_path {
+  return paths_from(machine, provider).find(client);
 }
 
 }  // namespace dmabridge

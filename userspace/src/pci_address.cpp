@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "dmabridge/pci_address.hpp"
 
-#include <fmt/format.h>
-
+#include <algorithm>
+#include <bit>
 #include <charconv>
 
 namespace dmabridge {
@@ -18,6 +18,13 @@ auto take_hex(std::string_view& text, std::size_t digits, char closing)
   if (ec != std::errc{} || rest != text.data() + end) return {};
   text.remove_prefix(closing != 0 ? end + 1 : end);
   return value;
+}
+
+void put_hex(std::string& text, std::uint32_t value, int digits) {
+  for (auto shift = digits * 4; shift > 0;) {
+    shift -= 4;
+    text += "0123456789abcdef"[value >> shift & 0xf];
+  }
 }
 
 }  // namespace
@@ -51,9 +58,17 @@ auto pci_address::parse(std::string_view text) noexcept -> std::optional<pci_add
                      .function = static_cast<std::uint8_t>(*function)};
 }
 
+// By hand, as a plan for dozens writes hundreds.
 auto to_string(const pci_address& address) -> std::string {
-  return fmt::format("{:04x}:{:02x}:{:02x}.{:x}", address.domain, address.bus, address.device,
-                     address.function);
+  std::string text;
+  put_hex(text, address.domain, std::max(4, (std::bit_width(address.domain) + 3) / 4));
+  text += ':';
+  put_hex(text, address.bus, 2);
+  text += ':';
+  put_hex(text, address.device, 2);
+  text += '.';
+  put_hex(text, address.function, 1);
+  return text;
 }
 
 }  // namespace dmabridge

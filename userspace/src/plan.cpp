@@ -8,6 +8,7 @@
 #include <string_view>
 #include <tuple>
 
+#include "append.hpp"
 #include "foreign_gap.hpp"
 #include "joint.hpp"
 #include "prospect.hpp"
@@ -352,23 +353,21 @@ auto keeps_policy(const buffer_facts& buffer, const importer_facts& importer, po
 void add_against(const buffer_facts& buffer, const importer_facts& importer, policy combined,
                  prospect& view, planned_verdict& result) {
   auto& reasons = result.word.reasons;
-  reasons.reserve(view.against.size() + view.perhaps.size() + 3);
+  reasons = std::move(view.against);
+  std::erase_if(reasons,
+                [&](const reason& why) { return !counts(buffer, importer, combined, why); });
+  for (auto& why : reasons) why.blocks_p2p = true;
   if (combined == policy::forbid) {
-    reasons.push_back({.code = DMABRIDGE_REASON_POLICY_FORBID, .blocks_p2p = true});
-  }
-  for (auto& why : view.against) {
-    if (!counts(buffer, importer, combined, why)) continue;
-    why.blocks_p2p = true;
-    reasons.push_back(std::move(why));
+    reasons.insert(reasons.begin(), {.code = DMABRIDGE_REASON_POLICY_FORBID, .blocks_p2p = true});
   }
   if (!keeps_policy(buffer, importer, combined)) {
     reasons.push_back(
         {.code = DMABRIDGE_REASON_FOREIGN_BUFFER, .blocks_p2p = true, .name = buffer.foreign});
   }
   if (!own_counts(buffer, importer, combined)) return;
-  std::ranges::move(view.perhaps, std::back_inserter(reasons));
+  append(std::move(view.perhaps), reasons);
   result.missing = std::move(view.missing);
-  std::ranges::move(view.open, std::back_inserter(result.missing));
+  append(std::move(view.open), result.missing);
 }
 
 // What is the same for all of a plan.

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <string_view>
 
+#include "append.hpp"
 #include "dmabridge/path.hpp"
 #include "foreign_gap.hpp"
 
@@ -23,16 +24,6 @@ auto blocker(std::uint32_t code) -> reason {
 
 auto named(std::uint32_t code, std::string name) -> reason {
   return {.code = code, .blocks_p2p = true, .name = std::move(name)};
-}
-
-// The usual case takes what is there as it is.
-template <typename Element>
-void append(std::vector<Element>&& more, std::vector<Element>& list) {
-  if (list.empty()) {
-    list = std::move(more);
-  } else {
-    std::ranges::move(more, std::back_inserter(list));
-  }
 }
 
 // What the reader of the topology said of it, else that it is not there.
@@ -158,7 +149,7 @@ auto leads_there(const topology& machine, const pci_function& importer, const pc
 // By one of its functions. Several are the legs of one disk, and each has to reach.
 void check_function(const topology& machine, const buffer_facts& buffer, const ground& base,
                     const pci_address& function, prospect& result) {
-  auto path = find_path(machine, base.exporter->address, function);
+  auto path = base.paths->judge(function);
   const auto is_foreign = !buffer.foreign.empty();
   // The list is one of this project's module, which others do not ask.
   if (!is_foreign && is_denied(machine, base.exporter->address, function)) {
@@ -272,7 +263,7 @@ void check_path(const topology& machine, const buffer_facts& buffer, const impor
     }
     return;
   }
-  if (base.exporter == nullptr) return;
+  if (!base.paths) return;
   if (!buffer.foreign.empty() && works_by_cpu(importer)) return;
   if (importer.legs.empty()) {
     for (const auto& function : importer.functions) {
@@ -345,6 +336,7 @@ auto survey(const topology& machine, const buffer_facts& buffer) -> ground {
 
   if (buffer.device) base.exporter = machine.find(*buffer.device);
   if (base.exporter != nullptr) {
+    base.paths.emplace(machine, base.exporter->address);
     check_bar(machine, buffer, base);
   } else if (buffer.device) {
     base.missing.push_back(

@@ -10,12 +10,14 @@
 #include "dmabridge/reason.hpp"
 #include "dmabridge/topology.hpp"
 #include "dmabridge/verdict.hpp"
+#include "paths_from.hpp"
 
 namespace dmabridge {
 
 // What is the same for all importers of one buffer.
 struct ground {
   const pci_function* exporter = nullptr;
+  std::optional<paths_from> paths{};  // from the exporter, if there is one
   std::vector<reason> against{};
   std::vector<unread_fact> missing{};
   std::vector<reason> caveats{};
@@ -45,6 +47,7 @@ auto may_be_bound(const buffer_facts& buffer) -> bool;
 // be.
 auto is_unplaced(const buffer_facts& buffer) -> bool;
 
+// `machine` has to outlive it.
 auto survey(const topology& machine, const buffer_facts& buffer) -> ground;
 
 auto look_at(const topology& machine, const buffer_facts& buffer, const importer_facts& importer,
