@@ -99,6 +99,7 @@ TEST(arguments, explain) {
   EXPECT_THAT(explain.importers, ElementsAre("nvme0n1", "mlx5_0"));
   EXPECT_EQ(explain.policy, policy::prefer);
   EXPECT_EQ(explain.size, 1U << 20);
+  EXPECT_EQ(explain.way, direction::both);
   EXPECT_FALSE(explain.prove || explain.json || !explain.from.empty());
   const auto all = parsed<explain_arguments>(
       {"explain", "--json", "--policy", "forbid", "vram0", "--size", "64K", "--prove", "nvme0n1"});
@@ -106,6 +107,11 @@ TEST(arguments, explain) {
   EXPECT_EQ(all.policy, policy::forbid);
   EXPECT_EQ(all.size, 65536U);
   EXPECT_EQ(parsed<explain_arguments>({"explain", "--from", "-", "a", "b"}).from, "-");
+  EXPECT_EQ(parsed<explain_arguments>({"explain", "--for", "read", "a", "b"}).way, direction::read);
+  EXPECT_EQ(parsed<explain_arguments>({"explain", "a", "b", "--for", "write"}).way,
+            direction::write);
+  EXPECT_EQ(parsed<explain_arguments>({"explain", "a", "b", "--for", "both"}).way, direction::both);
+  EXPECT_THAT(refusal({"explain", "a", "b", "--for", "fun"}), HasSubstr("\"fun\""));
   EXPECT_THAT(refusal({"explain"}), HasSubstr("MEMORY"));
   EXPECT_THAT(refusal({"explain", "vram0"}), HasSubstr("IMPORTER"));
   EXPECT_THAT(refusal({"explain", "a", "b", "--from", "x", "--prove"}), HasSubstr("--from"));

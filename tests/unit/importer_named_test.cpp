@@ -136,6 +136,23 @@ TEST(importer_named, array_has_its_legs_and_mirrored_writes_are_said) {
                                                         DMABRIDGE_REASON_RAID_WRITE}));
 }
 
+TEST(importer_named, what_only_hinders_writes_is_none_of_reading) {
+  const auto machine = full_machine();
+  for (const auto* const name : {"/dev/md0", "loop0"}) {
+    const auto read = importer_named(machine, name, policy::prefer, direction::read);
+    EXPECT_THAT(codes(read), Not(Contains(DMABRIDGE_REASON_RAID_WRITE))) << name;
+    EXPECT_EQ(read.way, direction::read);
+    const auto write = importer_named(machine, name, policy::prefer, direction::write);
+    EXPECT_THAT(codes(write), Contains(DMABRIDGE_REASON_RAID_WRITE)) << name;
+    const auto both = importer_named(machine, name, policy::prefer);
+    EXPECT_EQ(codes(both), codes(write)) << name;
+    EXPECT_EQ(both.way, direction::both);
+    auto but_for_that = codes(write);
+    but_for_that.erase(DMABRIDGE_REASON_RAID_WRITE);
+    EXPECT_EQ(codes(read), but_for_that) << name;
+  }
+}
+
 TEST(importer_named, leg_without_the_feature_takes_it_from_the_whole) {
   const auto facts = named("md1");
   EXPECT_THAT(facts.legs, ElementsAre("nvme0n1", "vda"));

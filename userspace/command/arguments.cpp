@@ -69,6 +69,9 @@ constexpr auto into_help =
 constexpr auto policy_help =
     "require: peer to peer or refuse; prefer (the default): peer to peer,\n"
     "else through system memory; forbid: never peer to peer";
+constexpr auto for_help =
+    "what drives and files are wanted for: read (as load does), write (as save does),\n"
+    "or both (the default)";
 constexpr auto help_help = "show this text";
 
 // Names and values as a manual page has them; CLI11 adds its types, checks and rules.
@@ -132,6 +135,25 @@ void add_policy(CLI::App& app, policy& into) {
          },
          policy_help)
       ->type_name("POLICY");
+}
+
+void add_way(CLI::App& app, direction& into) {
+  app.add_option_function<std::string>(
+         "--for",
+         [&into](const std::string& text) {
+           if (text == "read") {
+             into = direction::read;
+           } else if (text == "write") {
+             into = direction::write;
+           } else if (text == "both") {
+             into = direction::both;
+           } else {
+             throw CLI::ValidationError("--for",
+                                        fmt::format("\"{}\" is none of read, write, both", text));
+           }
+         },
+         for_help)
+      ->type_name("USE");
 }
 
 void add_transfer(CLI::App& app, transfer_arguments& into) {
@@ -232,6 +254,7 @@ auto parse(const std::vector<std::string>& command_line) -> arguments {
       ->required();
   explain_app->add_flag("--json", explain.json, "print one JSON object");
   add_policy(*explain_app, explain.policy);
+  add_way(*explain_app, explain.way);
   add_size(*explain_app, "--size", explain.size,
            "of the buffer to plan for, and how much --prove compares (default 1M)");
   auto* explain_from =

@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "dmabridge/block_importer.hpp"
 #include "dmabridge/verdict.hpp"
 
 namespace dmabridge::command {
@@ -26,6 +27,7 @@ struct explain_arguments {
   std::string memory;
   std::vector<std::string> importers;  // one at least
   dmabridge::policy policy = dmabridge::policy::prefer;
+  direction way = direction::both;
   std::string from;  // empty: this machine
   bool prove = false;
   std::uint64_t size = 1024 * 1024;

@@ -33,7 +33,7 @@ auto has_rdma(const topology& machine, const std::string& netdev) -> bool {
 }
 
 auto importer_of(const machine_view& machine, std::span<const device> devices,
-                 const std::string& name, policy wanted) -> importer_facts {
+                 const std::string& name, policy wanted, direction way) -> importer_facts {
   const auto* labelled = find_device(devices, name);
   if (labelled == nullptr && !machine.is_here() && name.find('/') != std::string::npos &&
       !name.starts_with("/dev/")) {
@@ -48,7 +48,7 @@ auto importer_of(const machine_view& machine, std::span<const device> devices,
                         labelled != nullptr ? labelled->importer
                         : by_function       ? to_string(*net->function)
                                             : name,
-                        wanted);
+                        wanted, way);
 }
 
 // What a proof opens.
@@ -129,7 +129,7 @@ auto explain(const explain_arguments& wanted, surroundings& around) -> int {
 
   explanation told{.memory = wanted.memory, .facts = memory.facts};
   for (const auto& name : wanted.importers) {
-    told.importers.push_back(importer_of(machine, devices, name, wanted.policy));
+    told.importers.push_back(importer_of(machine, devices, name, wanted.policy, wanted.way));
   }
   told.joint = negotiate(machine.facts, memory.facts, told.importers);
   ask_kernel(machine, memory, told);

@@ -190,6 +190,8 @@ auto state_text(const explanation& told) -> std::string {
 
 auto title_of(const importer_facts& importer) -> std::string {
   auto inside = to_string(importer.kind);
+  if (importer.way == direction::read) inside += " to read";
+  if (importer.way == direction::write) inside += " to write";
   for (std::size_t i = 0; i < importer.functions.size(); ++i) {
     const auto function = to_string(importer.functions[i]);
     if (function == importer.name) continue;
@@ -197,6 +199,18 @@ auto title_of(const importer_facts& importer) -> std::string {
     if (i < importer.legs.size()) inside += " of " + importer.legs[i];
   }
   return fmt::format("importer {} ({})", importer.name, inside);
+}
+
+auto name_of(direction way) -> const char* {
+  switch (way) {
+    case direction::read:
+      return "read";
+    case direction::write:
+      return "write";
+    case direction::both:
+      break;
+  }
+  return "both";
 }
 
 auto check_json(const check& answer) -> json {
@@ -282,6 +296,7 @@ auto to_json(const explanation& told) -> json {
     auto functions = json::array();
     for (const auto& address : told.importers[i].functions) functions.push_back(to_string(address));
     importers[i]["kind"] = to_string(told.importers[i].kind);
+    importers[i]["for"] = name_of(told.importers[i].way);
     importers[i]["functions"] = functions;
     importers[i]["checks"] = checks_json(told.of_importers[i]);
   }

@@ -81,6 +81,13 @@ auto is_redundant(const block_node& node) -> bool {
   return node.kind == block_kind::md && std::ranges::find(levels, node.level) != levels.end();
 }
 
+// Reads are nothing that md would hold against a disk.
+void take_redundancy(const block_node& disk, importer_facts& facts) {
+  if (facts.way != direction::read && is_redundant(disk)) {
+    facts.own.push_back(against(DMABRIDGE_REASON_RAID_WRITE, disk.name));
+  }
+}
+
 auto disk_of(const topology& machine, const block_node& node) -> const block_node& {
   const auto* const disk = node.disk.empty() ? nullptr : machine.find_block(node.disk);
   return disk != nullptr ? *disk : node;
@@ -115,7 +122,7 @@ void take_legs(const topology& machine, const block_node& node, importer_facts& 
       continue;
     }
     const auto& disk = disk_of(machine, *leg);
-    if (is_redundant(disk)) facts.own.push_back(against(DMABRIDGE_REASON_RAID_WRITE, disk.name));
+    take_redundancy(disk, facts);
     if (is_stacked(disk)) {
       take_legs(machine, disk, facts, levels - 1);
     } else {
@@ -148,7 +155,7 @@ void take_disk(const topology& machine, const block_node& node, importer_facts& 
     facts.own.push_back(against(DMABRIDGE_REASON_QUEUE_NO_P2P, disk.name));
   }
   take_stability(disk, facts);
-  if (is_redundant(disk)) facts.own.push_back(against(DMABRIDGE_REASON_RAID_WRITE, disk.name));
+  take_redundancy(disk, facts);
   if (stacked) {
     take_legs(machine, disk, facts);
   } else if (disk.function) {
@@ -156,8 +163,9 @@ void take_disk(const topology& machine, const block_node& node, importer_facts& 
   }
 }
 
-void be_block(importer_kind kind, importer_facts& facts) {
+void be_block(importer_kind kind, direction way, importer_facts& facts) {
   facts.kind = kind;
+  facts.way = way;
   facts.needs_pages = true;
   facts.can_bounce = true;
 }
@@ -353,17 +361,18 @@ auto everything(const topology& machine) -> std::string {
                .remedies = {"name one of these, or a file (dmabridge topo shows what is what)"}});
 }
 
-auto take_path(const topology& machine, const std::string& name, importer_facts& facts) -> bool {
+auto take_path(const topology& machine, const std::string& name, direction way,
+               importer_facts& facts) -> bool {
   const auto state = look_at_file(name);
   if (!state || !S_ISREG(state->stat.stx_mode)) return false;
-  be_block(importer_kind::file, facts);
+  be_block(importer_kind::file, way, facts);
   take_file(machine, name, *state, facts);
   return true;
 }
 
 }  // namespace
 
-auto importer_named(const topology& machine, const std::string& name, policy wanted)
+auto importer_named(const topology& machine, const std::string& name, policy wanted, direction way)
     -> importer_facts {
   importer_facts facts{.name = name, .policy = wanted};
   const auto address = pci_address::parse(name);
@@ -373,7 +382,7 @@ auto importer_named(const topology& machine, const std::string& name, policy wan
     return facts;
   }
   if (const auto* const block = find_block(machine, name)) {
-    be_block(importer_kind::block, facts);
+    be_block(importer_kind::block, way, facts);
     take_disk(machine, *block, facts);
     return facts;
   }
@@ -386,7 +395,7 @@ auto importer_named(const topology& machine, const std::string& name, policy wan
     take_drm(machine, *drm, facts);
     return facts;
   }
-  if (!take_path(machine, name, facts)) fail_unknown(machine, name);
+  if (!take_path(machine, name, way, facts)) fail_unknown(machine, name);
   return facts;
 }
 

@@ -215,8 +215,8 @@ constexpr auto table = std::to_array<reason_description>({
     {DMABRIDGE_REASON_LEG, "leg", "a disk that this one is made of cannot take part",
      "{name} {device}", "make it of disks that all reach the device", true},
     {DMABRIDGE_REASON_RAID_WRITE, "raid_write",
-     "md takes a disk to which a peer-to-peer write fails for a broken one", "array {name}",
-     "write to a drive that is not in an array", true},
+     "for writes only: md takes a disk to which a peer-to-peer write fails for a broken one",
+     "array {name}", "write to a drive that is not in an array", true},
 
     {DMABRIDGE_REASON_NO_DMABUF_MR, "no_dmabuf_mr",
      "the RDMA device has no dma-buf memory regions, so that its driver does not attach to buffers",

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "dmabridge/api.hpp"
+#include "dmabridge/block_importer.hpp"
 #include "dmabridge/buffer.hpp"
 #include "dmabridge/control.hpp"
 #include "dmabridge/exported_memory.hpp"
@@ -64,8 +65,9 @@ struct importer_facts {
   std::vector<pci_address> functions{};
   std::vector<std::string> legs{};  // the names of these, if it is stacked
   dmabridge::policy policy = dmabridge::policy::prefer;
-  bool needs_pages = false;  // block I/O: without pages it bounces
-  bool is_static = false;    // dma_buf_attach(): cannot follow a move
+  direction way = direction::both;  // what a drive or file is wanted for; `own` is about that
+  bool needs_pages = false;         // block I/O: without pages it bounces
+  bool is_static = false;           // dma_buf_attach(): cannot follow a move
   bool peer2peer = true;
   bool revocable = true;
   bool pins = false;          // keeps the placement while it is there
@@ -132,9 +134,10 @@ DMABRIDGE_API auto facts_of(const exported_memory& memory, policy wanted) -> buf
 // The facts about an importer by what people call it: a PCI address, a block device, a path of a
 // file, an RDMA device, a DRM node. Files are looked up in this machine's mounts and so make sense
 // with a topology of this machine only. Throws dmabridge::error of kind usage, which lists what
-// there is, if no such thing is in the topology.
-DMABRIDGE_API auto importer_named(const topology& machine, const std::string& name, policy wanted)
-    -> importer_facts;
+// there is, if no such thing is in the topology. `way`: of a block device or file, what it is
+// wanted for; what only hinders writes is no reason where it is read alone.
+DMABRIDGE_API auto importer_named(const topology& machine, const std::string& name, policy wanted,
+                                  direction way = direction::both) -> importer_facts;
 
 // How a plan reads as one status: all P2P, some redirected or bounced, some refused, or unknown.
 enum class plan_outcome : std::uint8_t { p2p, redirected, refused, unknown };
