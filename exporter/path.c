@@ -165,6 +165,7 @@ void dmabridge_path_facts(struct dmabridge_facts *facts, const struct dmabridge_
 
 	if (common)
 		count_path_redirects(provider, importer, common, facts);
+	/* Which of two its list lacks p2pdma does not export. The library has the lists. */
 	blame_host_bridge(facts, provider);
 	if (pci_find_host_bridge(provider->bus) != pci_find_host_bridge(importer->bus))
 		blame_host_bridge(facts, importer);

@@ -55,6 +55,16 @@ static void collect_bar_blockers(const struct dmabridge_facts *facts,
 		    (__u64)(__s64)facts->distance);
 }
 
+static _Bool is_blocker(const struct dmabridge_facts *facts, __u32 code)
+{
+	__u32 i;
+
+	for (i = 0; i < facts->nr_blockers && i < DMABRIDGE_MAX_BLOCKERS; i++)
+		if (facts->blockers[i].code == code)
+			return 1;
+	return 0;
+}
+
 /* Why this importer can never reach the device, whatever the placement. */
 static void collect_blockers(const struct dmabridge_facts *facts,
 			     struct dmabridge_verdict *verdict)
@@ -73,6 +83,10 @@ static void collect_blockers(const struct dmabridge_facts *facts,
 	for (i = 0; i < facts->nr_blockers && i < DMABRIDGE_MAX_BLOCKERS; i++) {
 		struct dmabridge_reason reason = facts->blockers[i];
 
+		/* A disk that is made of others is no PCI function: that was said. */
+		if (reason.code == DMABRIDGE_REASON_NOT_PCI &&
+		    is_blocker(facts, DMABRIDGE_REASON_STACKED_DEVICE))
+			continue;
 		reason.flags |= DMABRIDGE_REASON_BLOCKS_P2P;
 		dmabridge_verdict_add(verdict, &reason);
 	}

@@ -97,6 +97,19 @@ TEST(judge, all_reasons_are_collected) {
   EXPECT_EQ(verdict.route, DMABRIDGE_ROUTE_SYSTEM);
 }
 
+TEST(judge, a_disk_made_of_others_is_not_said_to_be_no_pci_function_besides) {
+  auto facts = good_facts();
+  facts.distance = -1;
+  facts.blockers[facts.nr_blockers++] = reason_of(DMABRIDGE_REASON_NOT_PCI);
+  EXPECT_EQ(judge(facts).verdict.nr_reasons, 1U);
+  EXPECT_TRUE(codes(judge(facts).verdict).contains(DMABRIDGE_REASON_NOT_PCI));
+  facts.blockers[facts.nr_blockers++] = reason_of(DMABRIDGE_REASON_STACKED_DEVICE);
+  const auto [verdict, decision] = judge(facts);
+  EXPECT_EQ(verdict.nr_reasons, 1U);
+  EXPECT_EQ(codes(verdict), std::set<std::uint32_t>{DMABRIDGE_REASON_STACKED_DEVICE});
+  EXPECT_FALSE(decision.reaches_device);
+}
+
 TEST(judge, refused_path_without_a_known_cause_has_a_reason_beside_others) {
   auto facts = good_facts();
   facts.distance = -1;

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <set>
+#include <span>
 
+#include "dmabridge/path.hpp"
 #include "joint.hpp"
 #include "question.hpp"
 
@@ -52,6 +54,30 @@ void add_new(std::vector<reason>& to, const reason& why) {
   if (std::ranges::find(to, why) == to.end()) to.push_back(why);
 }
 
+// The kernel does not export its list of host bridges, so the module names both that a path goes
+// through. This library knows the lists by release: one that is on it is not to blame.
+void clear_listed_bridges(const topology& machine, const buffer_facts& facts,
+                          const pci_address& importer, std::vector<reason>& reasons) {
+  if (!facts.device) return;
+  const auto path = find_path(machine, *facts.device, importer);
+  if (path.answer != path_answer::no) return;
+  const auto is_blamed = [](const reason& why) {
+    return why.code == DMABRIDGE_REASON_HOST_BRIDGE_UNLISTED;
+  };
+  const auto is_blamed_by = [&](std::span<const reason> list, const reason& why) {
+    return std::ranges::any_of(
+        list, [&](const reason& one) { return is_blamed(one) && one.device == why.device; });
+  };
+  // Where both see the same reason the kernel has one left.
+  const auto agreed = std::ranges::any_of(path.reasons, [&](const reason& why) {
+    return is_blamed(why) && is_blamed_by(reasons, why);
+  });
+  if (!agreed) return;
+  std::erase_if(reasons, [&](const reason& why) {
+    return is_blamed(why) && !is_blamed_by(path.reasons, why);
+  });
+}
+
 // A path of a multipath disk has no node, and a node may not be opened; the function can be asked
 // about as the block importer would attach.
 auto leg_subject(const importer_facts& importer, std::size_t leg) -> attempt<subject> {
@@ -63,8 +89,8 @@ auto leg_subject(const importer_facts& importer, std::size_t leg) -> attempt<sub
 }
 
 // A stacked device is none of the kernel's paths; each of its disks is.
-void add_legs(const control& module, const region_info& region, const importer_facts& importer,
-              prospect& view) {
+void add_legs(const control& module, const region_info& region, const topology& machine,
+              const buffer_facts& facts, const importer_facts& importer, prospect& view) {
   for (std::size_t i = 0; i < importer.legs.size(); ++i) {
     auto who = leg_subject(importer, i);
     if (!who.result) {
@@ -77,14 +103,18 @@ void add_legs(const control& module, const region_info& region, const importer_f
       lack(std::move(word.obstacle), view);
       continue;
     }
+    if (i < importer.functions.size()) {
+      clear_listed_bridges(machine, facts, importer.functions[i], word.result->reasons);
+    }
     for (const auto& why : word.result->reasons) add_new(view.against, why);
   }
 }
 
-auto view_of(const control& module, const region_info& region, const importer_facts& importer,
-             const verdict& word) -> prospect {
+auto view_of(const control& module, const region_info& region, const topology& machine,
+             const buffer_facts& facts, const importer_facts& importer, const verdict& word)
+    -> prospect {
   prospect view{.against = word.reasons, .distance = word.distance, .straight = word.route};
-  add_legs(module, region, importer, view);
+  add_legs(module, region, machine, facts, importer, view);
   for (const auto& why : importer.own) {
     if (is_ours(why)) add_new(view.against, why);
   }
@@ -125,18 +155,23 @@ auto agree(const importer_facts& importer, const planned_verdict& predicted, con
   if (!importer.legs.empty()) {
     // The kernel has no path for the whole; its legs' are what was predicted.
     codes.merge(common_codes(heard.pair.against));
-    codes.erase(DMABRIDGE_REASON_NOT_PCI);
   }
   return common_codes(predicted.word.reasons) == codes;
 }
 
 auto hear(const control& module, const region_info& region, const buffer* memory,
-          const buffer_facts& facts, const importer_facts& importer) -> attempt<hearing> {
+          const topology& machine, const buffer_facts& facts, const importer_facts& importer)
+    -> attempt<hearing> {
   auto who = subject_of(importer);
   if (!who.result) return {.obstacle = std::move(who.obstacle)};
   auto alone = ask(module, importer.name, *who.result,
                    real_question(region, memory, facts, importer.policy), memory_of::region);
   if (!alone.result) return {.obstacle = std::move(alone.obstacle)};
+  const auto clear = [&](verdict& word) {
+    if (importer.functions.size() != 1) return;
+    clear_listed_bridges(machine, facts, importer.functions.front(), word.reasons);
+  };
+  clear(*alone.result);
   // Then nothing is made of the region, and nobody is told more than that.
   if (facts.revoked || region.unregistered || region.suspended) {
     prospect pair{.against = alone.result->reasons, .straight = alone.result->route};
@@ -144,8 +179,10 @@ auto hear(const control& module, const region_info& region, const buffer* memory
   }
   auto pair = ask(module, importer.name, *who.result, pair_question(region), memory_of::region);
   if (!pair.result) return {.obstacle = std::move(pair.obstacle)};
-  return {.result = hearing{.alone = std::move(*alone.result),
-                            .pair = view_of(module, region, importer, *pair.result)}};
+  clear(*pair.result);
+  return {.result =
+              hearing{.alone = std::move(*alone.result),
+                      .pair = view_of(module, region, machine, facts, importer, *pair.result)}};
 }
 
 }  // namespace
@@ -159,7 +196,7 @@ auto confirm(const control& module, const region_info& region, const buffer* mem
   std::vector<unread_fact> obstacles;  // of those that were not heard, in order
   confirmation result{.memory = facts};
   for (std::size_t i = 0; i < importers.size(); ++i) {
-    auto word = hear(module, region, memory, facts, importers[i]);
+    auto word = hear(module, region, memory, machine, facts, importers[i]);
     heard.push_back(word.result.has_value());
     if (!word.result) {
       obstacles.push_back(std::move(word.obstacle));
