@@ -4,8 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -56,6 +58,55 @@ TEST_F(explain_test, drive_below_the_same_switch) {
   EXPECT_THAT(out(), HasSubstr("p2p_bus, no copy (predicted)"));
   EXPECT_THAT(out(), ContainsRegex("forbid +system memory: nvme0n1 system, no copy"));
   EXPECT_EQ(err(), "");
+}
+
+TEST_F(explain_test, what_only_hinders_writes_is_not_told_to_who_reads) {
+  around_.facts.blocks.push_back({.name = "md0",
+                                  .kind = block_kind::md,
+                                  .legs = {"nvme0n1", "nvme1n1"},
+                                  .level = "raid1",
+                                  .stable_writes = false,
+                                  .integrity = false});
+  EXPECT_EQ(run({"GPU0", "md0"}), exit_not_p2p) << err();
+  EXPECT_THAT(out(), HasSubstr("importer md0 (block, "));
+  EXPECT_THAT(out(), HasSubstr("for writes only: md takes a disk"));
+  EXPECT_EQ(run({"GPU0", "md0", "--for", "write"}), exit_not_p2p) << err();
+  EXPECT_THAT(out(), AllOf(HasSubstr("importer md0 (block to write, "),
+                           HasSubstr("for writes only: md takes a disk")));
+  EXPECT_EQ(run({"GPU0", "md0", "--for", "read"}), exit_not_p2p) << err();
+  EXPECT_THAT(out(), AllOf(HasSubstr("importer md0 (block to read, "),
+                           HasSubstr("the disk is made of others"), Not(HasSubstr("writes"))));
+  ASSERT_EQ(run({"GPU0", "md0", "--for", "read", "--json"}), exit_not_p2p);
+  EXPECT_EQ(parsed()["plan"]["importers"][0]["for"], "read");
+}
+
+TEST_F(explain_test, what_is_the_same_for_all_legs_is_said_once) {
+  around_.facts.blocks.push_back({.name = "md0",
+                                  .kind = block_kind::md,
+                                  .legs = {"nvme0n1", "nvme1n1"},
+                                  .level = "raid0",
+                                  .stable_writes = false,
+                                  .integrity = false});
+  ASSERT_EQ(run({"GPU0", "md0", "--json"}), exit_not_p2p) << err();
+  std::map<std::string, int> seen;
+  const auto told = parsed();
+  for (const auto& check : told["plan"]["importers"][0]["checks"]) {
+    ++seen[check["subject"].get<std::string>() + ": " + check["evidence"].get<std::string>()];
+  }
+  for (const auto& [answer, times] : seen) EXPECT_EQ(times, 1) << answer;
+  EXPECT_EQ(seen.count("IOMMU: none is in use"), 1U);
+  const auto is_path = [](const auto& each) { return each.first.starts_with("path: "); };
+  EXPECT_EQ(std::ranges::count_if(seen, is_path), 2) << "each leg has its own";
+}
+
+TEST_F(explain_test, why_a_fact_is_missing_is_told_by_who_looked_for_it) {
+  test::function_of(around_.facts, "02:01.0").acs.reset();
+  EXPECT_EQ(run({"GPU0", "nvme0n1"}), exit_unknown) << out();
+  EXPECT_THAT(out(), HasSubstr("ACS of 0000:02:01.0 is not known: its extended configuration"));
+  around_.facts.unread.push_back({.what = "ACS of 0000:02:01.0", .why = "it is not in the source"});
+  EXPECT_EQ(run({"GPU0", "nvme0n1"}), exit_unknown) << out();
+  EXPECT_THAT(out(), AllOf(HasSubstr("ACS of 0000:02:01.0 is not known: it is not in the source\n"),
+                           Not(HasSubstr("extended configuration"))));
 }
 
 TEST_F(explain_test, same_answer_by_whatever_name) {

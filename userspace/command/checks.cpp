@@ -7,6 +7,7 @@
 #include <array>
 #include <iterator>
 #include <set>
+#include <span>
 #include <string_view>
 #include <utility>
 
@@ -165,25 +166,31 @@ void append(std::vector<check>& all, std::vector<check> more) {
   std::ranges::move(more, std::back_inserter(all));
 }
 
-// A fact that is not there; how to get it is told by what the reader of the topology noted.
-auto unread(const topology& machine, const char* subject, const std::string& what) -> check {
-  check answer{.subject = subject, .status = check_status::unknown};
-  const auto noted = std::ranges::find(machine.unread, what, &unread_fact::what);
-  if (noted == machine.unread.end()) {
-    answer.evidence = what + " is not known";
-    return answer;
-  }
-  answer.evidence = noted->what + " is not known" + (noted->why.empty() ? "" : ": " + noted->why);
-  answer.remedy = noted->remedy;
-  return answer;
-}
-
 auto to_check(const unread_fact& fact, const char* subject) -> check {
   return {.subject = subject,
           .status = check_status::unknown,
-          .evidence = fact.what + " is not known" + (fact.why.empty() ? "" : ": " + fact.why),
-          .remedy = fact.remedy,
-          .reasons = {reason{.code = DMABRIDGE_REASON_PATH_UNKNOWN}.id()}};
+          .evidence = fmt::format("{} {} not known{}{}", fact.what,
+                                  fact.what.starts_with("BARs") ? "are" : "is",
+                                  fact.why.empty() ? "" : ": ", fact.why),
+          .remedy = fact.remedy};
+}
+
+// A fact that is not there. What the reader of the topology noted of it says why, and how to get
+// it.
+auto as_noted(const topology& machine, unread_fact fact) -> unread_fact {
+  const auto noted = std::ranges::find(machine.unread, fact.what, &unread_fact::what);
+  return noted == machine.unread.end() ? std::move(fact) : *noted;
+}
+
+auto unread(const topology& machine, const char* subject, const std::string& what) -> check {
+  return to_check(as_noted(machine, {.what = what}), subject);
+}
+
+// One that the plan lacks.
+auto lacking(const topology& machine, const unread_fact& fact, const char* subject) -> check {
+  auto answer = to_check(as_noted(machine, fact), subject);
+  answer.reasons = {reason{.code = DMABRIDGE_REASON_PATH_UNKNOWN}.id()};
+  return answer;
 }
 
 // Which question a missing fact would have answered, by how the library names it.
@@ -540,6 +547,21 @@ auto rank_of(std::string_view subject) -> std::ptrdiff_t {
   return std::ranges::find(order, subject) - order.begin();
 }
 
+// The legs of a disk have much in common.
+void drop_repeats(std::vector<check>& all) {
+  const auto is_said = [](std::span<const check> before, const check& answer) {
+    return std::ranges::any_of(before, [&](const check& one) {
+      return one.subject == answer.subject && one.status == answer.status &&
+             one.evidence == answer.evidence && one.remedy == answer.remedy;
+    });
+  };
+  std::vector<check> kept;
+  for (auto& answer : all) {
+    if (!is_said(kept, answer)) kept.push_back(std::move(answer));
+  }
+  all = std::move(kept);
+}
+
 auto has_subject(const std::vector<check>& all, std::string_view subject) -> bool {
   return std::ranges::find(all, subject, &check::subject) != all.end();
 }
@@ -628,7 +650,9 @@ auto importer_checks(const machine_view& machine, const named_memory& memory,
   }
   for (const auto& fact : word.missing) {
     const auto about = question_of(fact);
-    if (about.of == scope::importer) given.push_back(to_check(fact, about.subject));
+    if (about.of == scope::importer) {
+      given.push_back(lacking(machine.facts, fact, about.subject));
+    }
   }
   const auto unless_given = [&](std::optional<check> otherwise) {
     if (otherwise && !has_subject(given, otherwise->subject)) all.push_back(std::move(*otherwise));
@@ -640,6 +664,7 @@ auto importer_checks(const machine_view& machine, const named_memory& memory,
   unless_given(deny_check(machine, memory));
   append(all, std::move(given));
   std::ranges::stable_sort(all, {}, [](const check& answer) { return rank_of(answer.subject); });
+  drop_repeats(all);
   return all;
 }
 
