@@ -12,6 +12,7 @@
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -106,6 +107,15 @@ INSTANTIATE_TEST_SUITE_P(all, recorded_machine, testing::ValuesIn(files_of(".mat
 
 TEST(recorded_machines, are_three_at_least) {
   EXPECT_GE(files_of(".matrix").size(), 3U);
+}
+
+TEST(recorded_machines, show_every_distance) {
+  std::set<std::string> words;
+  for (const auto& name : files_of(".matrix")) {
+    const auto text = content_of(filesystem::path(RECORDINGS) / (name + ".matrix"));
+    for (const auto& [pair, word] : read_matrix(text).cells) words.insert(word);
+  }
+  EXPECT_THAT(words, testing::IsSupersetOf({"PIX", "PXB", "PHB", "NODE", "SYS"}));
 }
 
 // A guest's `lspci -D -nn -vvv`, as root, of tests/topologies/multifunction-acs.json.
