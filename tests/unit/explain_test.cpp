@@ -109,6 +109,17 @@ TEST_F(explain_test, why_a_fact_is_missing_is_told_by_who_looked_for_it) {
                            Not(HasSubstr("extended configuration"))));
 }
 
+TEST_F(explain_test, what_hangs_on_something_unknown_is_not_told_as_sure) {
+  around_.facts.machine.cpu_vendor.clear();
+  around_.facts.machine.cpu_family.reset();
+  EXPECT_EQ(run({"GPU0", "nvme1n1"}), exit_unknown) << out();
+  EXPECT_THAT(out(),
+              ContainsRegex("unknown +host bridge +the CPU's vendor and family is not known"));
+  EXPECT_THAT(out(), ContainsRegex("unknown +host bridge +only if what is not known turns out "
+                                   "badly: the two devices meet in a host bridge"));
+  EXPECT_THAT(out(), Not(ContainsRegex("blocked +host bridge")));
+}
+
 TEST_F(explain_test, same_answer_by_whatever_name) {
   ASSERT_EQ(run({"GPU0", "nvme0n1", "--json"}), exit_p2p);
   const auto plan = parsed()["plan"]["placement"];

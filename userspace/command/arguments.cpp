@@ -70,8 +70,8 @@ constexpr auto policy_help =
     "require: peer to peer or refuse; prefer (the default): peer to peer,\n"
     "else through system memory; forbid: never peer to peer";
 constexpr auto for_help =
-    "what drives and files are wanted for: read (as load does), write (as save does),\n"
-    "or both (the default)";
+    "what drives and files are wanted for: read (as load does),\n"
+    "write (as save does), or both (the default)";
 constexpr auto help_help = "show this text";
 
 // Names and values as a manual page has them; CLI11 adds its types, checks and rules.

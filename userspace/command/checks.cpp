@@ -120,6 +120,15 @@ auto answer_of(const reason& why, const verdict& word) -> check {
           .reasons = {why.id()}};
 }
 
+// Of a reason that is one only if a fact that could not be read speaks against P2P as well.
+auto conditional(const reason& why, const verdict& word) -> check {
+  auto answer = answer_of(why, word);
+  answer.status = check_status::unknown;
+  answer.evidence = "only if what is not known turns out badly: " + answer.evidence;
+  answer.remedy.clear();
+  return answer;
+}
+
 // Each once, whoever's they are.
 class distinct_answers {
  public:
@@ -646,7 +655,9 @@ auto importer_checks(const machine_view& machine, const named_memory& memory,
         why.code == DMABRIDGE_REASON_PATH_UNKNOWN &&
         std::ranges::find(word.missing, why.name, &unread_fact::what) != word.missing.end();
     if (question_of(why.code).of != scope::importer || is_joined || is_fact) continue;
-    given.push_back(answer_of(why, word.word));
+    const auto is_open = word.unknown && !why.blocks_p2p && !why.blocks_move;
+    const auto is_conditional = is_open && why.code != DMABRIDGE_REASON_PATH_UNKNOWN;
+    given.push_back(is_conditional ? conditional(why, word.word) : answer_of(why, word.word));
   }
   for (const auto& fact : word.missing) {
     const auto about = question_of(fact);
