@@ -22,7 +22,7 @@
 #include <linux/spinlock.h>
 #include <linux/workqueue.h>
 
-#include "../../exporter/dmabridge_exporter.h"
+#include "dmabridge_exporter.h"
 
 struct dentry;
 

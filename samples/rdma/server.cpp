@@ -78,7 +78,7 @@ class server {
         device_(asked.device),
         importer_(device_.domain(), &module_),
         file_(dmabridge::fd::open(asked.file, O_RDONLY)),
-        length_(length_of(file_.get())),
+        length_(length_of(file_.get(), asked.file)),
         memory_(allocate()) {}
 
   void run() {
@@ -98,10 +98,11 @@ class server {
   }
 
  private:
-  static auto length_of(int file) -> std::uint64_t {
+  static auto length_of(int file, const std::string& name) -> std::uint64_t {
     struct stat status{};
-    if (::fstat(file, &status) != 0 || status.st_size == 0) {
-      throw std::runtime_error("the file is empty");
+    if (::fstat(file, &status) != 0) throw std::system_error(errno, std::generic_category(), name);
+    if (!S_ISREG(status.st_mode) || status.st_size == 0) {
+      throw std::runtime_error(name + " is no file, or an empty one");
     }
     return static_cast<std::uint64_t>(status.st_size);
   }

@@ -15,7 +15,9 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <cstring>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "compute.hpp"
@@ -60,6 +62,10 @@ auto add_up(const dmabridge::buffer& memory, std::uint64_t at) -> std::uint64_t 
 void run(const options& asked) {
   const dmabridge::control module;
   const auto from = dmabridge::source::open(asked.file);
+  if (from.size() == 0 || from.size() > UINT32_MAX) {
+    throw std::runtime_error(fmt::format(
+        "{} has {} bytes, and not at least one and less than 4 GiB", from.path(), from.size()));
+  }
   const auto wanted = asked.require ? policy::require : policy::prefer;
 
   // Whole blocks, as a read may bring what follows the file's end; and the shader's sums.

@@ -26,7 +26,7 @@ namespace {
 using testing::HasSubstr;
 using testing::Not;
 
-constexpr const char* programs = "/build/meson/samples/rdma";
+constexpr const char* programs = "/build/samples/rdma";
 
 // A program in a namespace, killed at the end if it has not ended by itself.
 class Process {

@@ -485,7 +485,7 @@ TEST_F(Vulkan, SampleAddsUpAFile) {
        {std::pair{DMABRIDGE_REGION_BAR, "p2p_bus"}, std::pair{DMABRIDGE_REGION_STOLEN, "stolen"}}) {
     const auto output =
         shell(fmt::format("VK_KHRONOS_VALIDATION_LOG_FILENAME={} "
-                          "/build/meson/samples/vulkan/vulkan-sum {} --region {} --require",
+                          "/build/samples/vulkan/vulkan-sum {} --region {} --require",
                           child_log_file, path, region_of(static_cast<unsigned>(kind)).name));
     EXPECT_EQ(output.status, 0) << output.text;
     EXPECT_THAT(output.text, HasSubstr(fmt::format("loaded {} bytes: route {}", length, route)));

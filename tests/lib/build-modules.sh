@@ -3,7 +3,7 @@
 #
 # build-modules.sh CHECKOUT OUT KERNEL: builds the kernel modules with kbuild, out of the source tree.
 #
-# OUT/KERNEL/ gets the .ko files, and modprobe.conf, by which modprobe loads them and what they depend on from /lib/modules/KERNEL/updates
+# OUT/KERNEL/ gets the .ko files, Module.symvers, which drivers are linked by that call dmabridge, and modprobe.conf, by which modprobe loads them and what they depend on from /lib/modules/KERNEL/updates
 # (an index by depmod would cost seconds after every change). Compiler warnings (W=1), sparse and modpost remarks are errors. Does nothing if nothing changed.
 set -euo pipefail
 checkout=$1 out=$2 kernel=$3
@@ -68,6 +68,7 @@ cat "$log"
 rm -rf "$result.new"
 mkdir -p "$result.new"
 find "$work" -name '*.ko' -exec cp -t "$result.new" {} +
+cp "$work/Module.symvers" "$result.new"
 for module in "$result.new"/*.ko; do
     name=$(basename "$module" .ko)
     load="/sbin/insmod /lib/modules/$kernel/updates/$name.ko \$CMDLINE_OPTS"
