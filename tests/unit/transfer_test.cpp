@@ -150,6 +150,46 @@ TEST(transfer, write_that_gets_nowhere_is_an_error_not_a_loop) {
   EXPECT_EQ(run(ring, {.length = 65536}).error, -EIO);
 }
 
+TEST(transfer, command_that_is_to_be_asked_again_is) {
+  for (const int passing : {-EAGAIN, -EINTR}) {
+    std::mt19937 random(20261129);
+    fake_ring ring(65536, 65536, 21);
+    ring.short_ones = true;
+    std::uint64_t refused = 0;
+    ring.fault = [&](const command&) -> std::optional<int> {
+      if (random() % 2 == 0) return {};
+      ++refused;
+      return passing;
+    };
+    const auto result = run(ring, {.length = 65536});
+    EXPECT_EQ(result.error, 0);
+    EXPECT_EQ(result.bytes, 65536U);
+    EXPECT_TRUE(same(ring, {.length = 65536}));
+    EXPECT_GT(refused, 0U);
+    EXPECT_EQ(result.commands, ring.served);
+  }
+}
+
+TEST(transfer, command_that_is_never_taken_is_an_error_not_a_loop) {
+  fake_ring ring(65536, 65536, 22);
+  ring.fault = [](const command& what) -> std::optional<int> {
+    if (what.file_offset == 8192) return -EAGAIN;
+    return {};
+  };
+  const auto result = run(ring, {.length = 65536});
+  EXPECT_EQ(result.error, -EAGAIN);
+  EXPECT_EQ(result.error_offset, 8192U);
+}
+
+TEST(transfer, nothing_is_asked_again_once_it_is_to_stop) {
+  fake_ring ring(65536, 65536, 24);
+  std::atomic<bool> stop = false;
+  ring.on_command = [&] { stop = true; };
+  ring.fault = [](const command&) -> std::optional<int> { return -EAGAIN; };
+  EXPECT_EQ(run(ring, {.length = 65536}, 4, 4096, {.stop = &stop}).error, -EAGAIN);
+  EXPECT_EQ(ring.served, 4U);
+}
+
 TEST(transfer, interrupted_wait_is_repeated) {
   fake_ring ring(65536, 65536, 23);
   ring.waits = {-EINTR, 0, -EINTR, -EINTR};

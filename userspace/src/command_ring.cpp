@@ -25,18 +25,26 @@ class io_uring_ring : public command_ring {
     auto* sqe = io_uring_get_sqe(&ring_);
     prepare(*sqe, what);
     io_uring_sqe_set_data64(sqe, what.tag);
+    ++carried_;
   }
 
   void submit() override { io_uring_submit(&ring_); }
 
   auto submit_and_wait(std::span<completion> done) -> int override {
-    if (const auto result = io_uring_submit_and_wait(&ring_, 1); result < 0) return result;
-    std::size_t count = 0;
     io_uring_cqe* cqe = nullptr;
+    auto result = io_uring_submit_and_wait(&ring_, 1);
+    // The kernel cannot take more at the moment, and has not waited either. What it has will end,
+    // and make room.
+    if ((result == -EAGAIN || result == -EBUSY) && carried_ > io_uring_sq_ready(&ring_)) {
+      result = io_uring_wait_cqe(&ring_, &cqe);
+    }
+    if (result < 0) return result;
+    std::size_t count = 0;
     while (count < done.size() && io_uring_peek_cqe(&ring_, &cqe) == 0) {
       done[count++] = {.tag = static_cast<std::uint32_t>(io_uring_cqe_get_data64(cqe)),
                        .result = cqe->res};
       io_uring_cqe_seen(&ring_, cqe);
+      --carried_;
     }
     return static_cast<int>(count);
   }
@@ -46,6 +54,7 @@ class io_uring_ring : public command_ring {
 
  private:
   io_uring& ring_;
+  unsigned carried_ = 0;  // commands, those that are queued only among them
 };
 
 class binding_ring final : public io_uring_ring {

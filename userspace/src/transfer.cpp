@@ -22,6 +22,14 @@ namespace {
 
 constexpr unsigned max_queue_depth = 4096;
 
+// What a command may end with that did nothing and would do it when asked again: some drivers give
+// -EAGAIN when they are short of requests, and file systems in user space -EINTR. Not for ever,
+// though: nobody could tell that from a hang.
+constexpr unsigned most_repeats = 1000;
+auto is_passing(int result) -> bool {
+  return result == -EAGAIN || result == -EINTR;
+}
+
 auto round_up(std::uint64_t value, std::uint64_t align) -> std::uint64_t {
   return (value + align - 1) / align * align;
 }
@@ -39,7 +47,9 @@ class run {
   auto stopped() const -> bool {
     return options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed);
   }
-  auto going_on() const -> bool { return result_.error == 0 && !stopped() && !ended_ && !thrown_; }
+  // Commands that are there may be issued again, and new ones made.
+  auto may_repeat() const -> bool { return result_.error == 0 && !stopped() && !thrown_; }
+  auto going_on() const -> bool { return may_repeat() && !ended_; }
   void tell_progress();
   void queue(std::uint32_t tag);
   void fill(std::uint32_t block);
@@ -111,7 +121,8 @@ void run::complete_bytes(std::uint32_t tag, std::uint32_t count) {
   }
   slot.position = through;
   slot.length -= count;
-  if (result_.error == 0 && !stopped() && !thrown_) {
+  slot.repeats = 0;
+  if (may_repeat()) {
     queue(tag);
   } else {
     finish(tag);
@@ -119,11 +130,15 @@ void run::complete_bytes(std::uint32_t tag, std::uint32_t count) {
 }
 
 void run::complete(const completion& done) {
-  if (done.result < 0) {
-    fail(done.result, slots_.slots[done.tag].position);
-    finish(done.tag);
-  } else {
+  auto& slot = slots_.slots[done.tag];
+  if (done.result >= 0) {
     complete_bytes(done.tag, static_cast<std::uint32_t>(done.result));
+  } else if (is_passing(done.result) && may_repeat() && slot.repeats < most_repeats) {
+    ++slot.repeats;
+    queue(done.tag);
+  } else {
+    fail(done.result, slot.position);
+    finish(done.tag);
   }
 }
 

@@ -17,6 +17,7 @@ struct transfer_slots {
   struct slot {
     std::uint64_t position = 0;  // in the range
     std::uint32_t length = 0;    // still to be done, in whole alignment units
+    unsigned repeats = 0;        // of what has to be done, so far in vain
   };
   std::vector<slot> slots;
   std::vector<std::uint32_t> free;
