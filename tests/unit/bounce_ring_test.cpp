@@ -125,6 +125,16 @@ TEST(bounce_ring, copy_that_fails_ends_the_transfer_and_is_told_as_it_was) {
   }
 }
 
+// Or the kernel would have none for it.
+TEST(staging_memory, begins_where_a_huge_page_does) {
+  for (const std::uint64_t size : {1U, 4096U, (1U << 20) + 1, 5U << 20}) {
+    const staging_memory memory(size);
+    EXPECT_EQ(memory.bytes().size(), size);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(memory.bytes().data()) % (2 << 20), 0U);
+    std::ranges::fill(memory.bytes(), std::byte{1});
+  }
+}
+
 TEST(bounce_ring, io_that_fails_is_the_transfers_error_and_copies_nothing) {
   bounced both(16 * block, 16 * block, 1, 3);
   both.io.fault = [](const command&) { return -EREMOTEIO; };

@@ -9,23 +9,32 @@
 #include "dmabridge/error.hpp"
 
 namespace dmabridge {
+namespace {
 
-staging_memory::staging_memory(std::uint64_t size) {
-  auto* const at =
-      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (at == MAP_FAILED) {
+constexpr std::uint64_t huge_page = std::uint64_t{2} << 20;
+
+}  // namespace
+
+// Huge pages, so that a command is a few large pieces for the drive, need an address that they
+// divide and room for whole ones, which small memory would not have by itself. They may not be had,
+// and nothing depends on them.
+staging_memory::staging_memory(std::uint64_t size)
+    : room_((size + huge_page - 1) / huge_page * huge_page + huge_page),
+      at_(::mmap(nullptr, room_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) {
+  if (at_ == MAP_FAILED) {
     throw error({.kind = error_kind::system,
                  .attempted = fmt::format("get {} bytes to bounce through", size),
                  .code = errno,
                  .remedies = {"use a smaller queue depth or block size, or free memory"}});
   }
-  // Fewer, larger pieces for the drive. It may not be had, and nothing depends on it.
-  ::madvise(at, size, MADV_HUGEPAGE);
-  bytes_ = {static_cast<std::byte*>(at), size};
+  auto* const begin =
+      static_cast<std::byte*>(at_) + -reinterpret_cast<std::uintptr_t>(at_) % huge_page;
+  ::madvise(begin, room_ - huge_page, MADV_HUGEPAGE);
+  bytes_ = {begin, size};
 }
 
 staging_memory::~staging_memory() {
-  ::munmap(bytes_.data(), bytes_.size());
+  ::munmap(at_, room_);
 }
 
 bounce_ring::bounce_ring(command_ring& io, std::span<std::byte> staging, memory_owner& owner,

@@ -14,7 +14,7 @@
 
 namespace dmabridge {
 
-// Pages of ours, as many as `size` takes. Throws dmabridge::error.
+// `size` bytes in pages of ours, huge ones where the kernel has some. Throws dmabridge::error.
 class staging_memory {
  public:
   explicit staging_memory(std::uint64_t size);
@@ -25,7 +25,9 @@ class staging_memory {
   auto bytes() const noexcept -> std::span<std::byte> { return bytes_; }
 
  private:
-  std::span<std::byte> bytes_;
+  std::uint64_t room_;  // of the mapping, in which bytes_ lie
+  void* at_;
+  std::span<std::byte> bytes_{};
 };
 
 // Copies run on the caller's thread, one at a time, while the I/O of the other commands is under
