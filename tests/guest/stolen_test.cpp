@@ -35,8 +35,7 @@ class Stolen : public BlockTest {
  protected:
   void TearDown() override {
     // After a failed test, too, the next one is to find what it needs.
-    EXPECT_TRUE(eventually([] { return std::ranges::none_of(regions(), in_quarantine); }))
-        << "memory is still in quarantine";
+    EXPECT_TRUE(eventually(unregistered_are_gone)) << "memory is still in quarantine";
     if (access((driver_ + "/" + function_).c_str(), F_OK) != 0) {
       EXPECT_EQ(bind_function(function_, "dmabridge_pci"), 0);
     }
@@ -275,7 +274,7 @@ TEST_F(Stolen, UnbindWithAFixedBufferAliveIsQuarantine) {
   EXPECT_EQ(ring_.wait(), static_cast<int>(16 * KiB));
 
   ASSERT_EQ(io_uring_unregister_buffers(ring_.get()), 0);
-  EXPECT_TRUE(eventually([] { return std::ranges::none_of(regions(), in_quarantine); }));
+  EXPECT_TRUE(eventually(unregistered_are_gone));
   ASSERT_EQ(bind_function(function_, "dmabridge_pci"), 0);
   EXPECT_FALSE(in_quarantine(stolen_region()));
 }
@@ -307,7 +306,7 @@ TEST_F(Stolen, UnbindWithIoThatNeverEndsIsQuarantine) {
     ASSERT_TRUE(ring_.wait_for(10000, &result)) << "the command hangs";
     EXPECT_LT(result, 0);
   }
-  EXPECT_TRUE(eventually([] { return std::ranges::none_of(regions(), in_quarantine); }));
+  EXPECT_TRUE(eventually(unregistered_are_gone));
 }
 
 TEST_F(Stolen, UnbindWithoutPinsFreesItAtOnce) {

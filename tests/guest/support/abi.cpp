@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <stdexcept>
 #include <system_error>
@@ -83,6 +84,12 @@ std::vector<dmabridge_region_info> regions() {
     check(error, "DMABRIDGE_IOCTL_REGION");
     found.push_back(info);
   }
+}
+
+bool unregistered_are_gone() {
+  return std::ranges::none_of(regions(), [](const dmabridge_region_info& region) {
+    return (region.flags & DMABRIDGE_REGION_UNREGISTERED) != 0;
+  });
 }
 
 dmabridge_region_info first_region() {

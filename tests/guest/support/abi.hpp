@@ -25,6 +25,8 @@ int call(int fd, unsigned long request, void* argument);
 
 // The regions that there are now.
 std::vector<dmabridge_region_info> regions();
+// Whether nothing is left of those that their driver has unregistered: then it can be bound again.
+bool unregistered_are_gone();
 // The first region. Throws std::runtime_error if there is none.
 dmabridge_region_info first_region();
 std::string region_node(const dmabridge_region_info& region);
