@@ -182,6 +182,14 @@ class Driver : public BlockTest {
   }
 
   int unbind() const { return unbind_function(function_); }
+  // With an importer that has the buffer mapped, and is not told or does not listen.
+  std::future<int> unbind_that_waits(const Own& own) const {
+    std::future<int> unbound = std::async(std::launch::async, [this] { return unbind(); });
+    EXPECT_TRUE(eventually([&] { return placement(own.fd()) == DMABRIDGE_PLACEMENT_NONE; }));
+    EXPECT_EQ(unbound.wait_for(a_moment), std::future_status::timeout)
+        << "the device goes while it is mapped";
+    return unbound;
+  }
 
   const std::string function_ = pci_address(first_region().device);
   const Knobs knobs_{function_};
@@ -1350,10 +1358,7 @@ TEST_F(Driver, UnrevocableImporterIsTakenIfTheDriverWaitsForIt) {
   forget(own);
   close_node();
 
-  std::future<int> unbound = std::async(std::launch::async, [&] { return unbind(); });
-  EXPECT_TRUE(eventually([&] { return placement(own.fd()) == DMABRIDGE_PLACEMENT_NONE; }));
-  EXPECT_EQ(unbound.wait_for(a_moment), std::future_status::timeout)
-      << "the device goes while it is mapped";
+  std::future<int> unbound = unbind_that_waits(own);
   EXPECT_EQ(importer.attachment.events().invalidations, 0u);
   EXPECT_EQ(importer.attachment.unmap(mapped), 0);
   EXPECT_EQ(unbound.get(), 0);
@@ -1377,10 +1382,7 @@ TEST_P(UnrevocableRdmaDriver, IsWaitedForWhereItIsTaken) {
   forget(own);
   close_node();
 
-  std::future<int> unbound = std::async(std::launch::async, [&] { return unbind(); });
-  EXPECT_TRUE(eventually([&] { return placement(own.fd()) == DMABRIDGE_PLACEMENT_NONE; }));
-  EXPECT_EQ(unbound.wait_for(a_moment), std::future_status::timeout)
-      << "the device goes while it is mapped";
+  std::future<int> unbound = unbind_that_waits(own);
   // As deregistration does.
   EXPECT_EQ(nic.attachment.unmap(mapped), 0);
   EXPECT_EQ(nic.attachment.unpin(), 0);
