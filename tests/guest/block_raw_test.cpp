@@ -10,7 +10,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
+#include <system_error>
 
 #include "machine.hpp"
 #include "support/block_fixture.hpp"
@@ -26,6 +28,21 @@ class RawDrive : public BlockTest {
   const Drive other_ = drive("OTHERRP");
   const Drive virtio_ = drive("VIRTIO");
 };
+
+// Of a drive that a binding may have claimed a moment ago: the claim ends soon after. Nothing: it
+// does not.
+std::unique_ptr<Mount> mount_when_free(const Drive& ext4) {
+  std::unique_ptr<Mount> mount;
+  eventually([&] {
+    try {
+      mount = std::make_unique<Mount>(ext4.path(), "ext4");
+      return true;
+    } catch (const std::system_error&) {
+      return false;
+    }
+  });
+  return mount;
+}
 
 // A loop device, gone at the end.
 class Loop {
@@ -406,7 +423,8 @@ TEST_F(RawDrive, P2pWriteReplacesACachedPage) {
 
 TEST_F(RawDrive, WriteToAMountedDeviceIsRefused) {
   const Drive ext4 = drive("SAMESW", "ext4");
-  const Mount mount(ext4.path(), "ext4");
+  const auto mount = mount_when_free(ext4);
+  ASSERT_TRUE(mount);
   const Bound bound = make(ext4.path(), 64 * KiB, DMABRIDGE_POLICY_PREFER, DMABRIDGE_BIND_WRITE);
   EXPECT_EQ(bound.binding.error, -EBUSY);
   EXPECT_TRUE(find_reason(bound.binding.verdict, DMABRIDGE_REASON_TARGET_BUSY))
@@ -424,14 +442,7 @@ TEST_F(RawDrive, DeviceIsClaimedWhileItCanBeWritten) {
     EXPECT_THROW(Mount(ext4.path(), "ext4"), std::system_error);
     EXPECT_LT(open(ext4.path().c_str(), O_RDONLY | O_EXCL | O_CLOEXEC), 0);
   }
-  EXPECT_TRUE(eventually([&] {
-    try {
-      const Mount mount(ext4.path(), "ext4");
-      return true;
-    } catch (const std::system_error&) {
-      return false;
-    }
-  })) << "the claim goes with the binding";
+  EXPECT_TRUE(mount_when_free(ext4)) << "the claim goes with the binding";
 }
 
 TEST_F(RawDrive, ReadOnlyDeviceIsReadButNotWritten) {
