@@ -54,6 +54,9 @@ struct Table {
   bool hidden() const { return same_as == TEST_IMPORTER_HIDDEN; }
   std::uint64_t length() const;
   bool has_pages() const;
+  // Whether its exporter shows importers what they must not look at. Where the kernel hides it,
+  // nothing is known, and nothing is to be seen: false.
+  bool shows_cpu_side() const { return !hidden() && (orig_nents != 0 || has_pages()); }
 };
 
 // Owns an attachment, with its mappings, pins and fences. Calls give 0 or -errno; what cannot fail
