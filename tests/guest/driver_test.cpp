@@ -182,6 +182,11 @@ class Driver : public BlockTest {
   }
 
   int unbind() const { return unbind_function(function_); }
+  // So that a move of 20 MiB is under way for long enough to be met by something else.
+  int slow_down_engine() const {
+    return knobs_.set("copy_delay_ms", static_cast<std::uint64_t>(
+                                           patience(std::chrono::milliseconds(50)).count()));
+  }
   // With an importer that has the buffer mapped, and is not told or does not listen.
   std::future<int> unbind_that_waits(const Own& own) const {
     std::future<int> unbound = std::async(std::launch::async, [this] { return unbind(); });
@@ -503,7 +508,7 @@ TEST_F(Driver, UnbindWhileTheEngineCopies) {
   const Own own = create(size);
   const Mapping mapping(own.fd(), size);
   fill_pattern(mapping.data(), page, tag, 0);
-  ASSERT_EQ(knobs_.set("copy_delay_ms", 50), 0);
+  ASSERT_EQ(slow_down_engine(), 0);
   dmabridge_verdict verdict{};
   auto moved = std::async(std::launch::async,
                           [&] { return move(own.fd(), DMABRIDGE_PLACEMENT_SYSTEM, &verdict); });
@@ -584,7 +589,7 @@ TEST_F(Driver, UnbindWhileABounceIsWithTheEngine) {
   const Own own = create(8 * MiB);
   const Bound bound = bind_own(own, raw_.path(), DMABRIDGE_POLICY_PREFER);
   ASSERT_EQ(bound.binding.error, 0) << describe(bound.binding.verdict);
-  ASSERT_EQ(knobs_.set("copy_delay_ms", 50), 0);
+  ASSERT_EQ(slow_down_engine(), 0);
   for (unsigned i = 0; i < 8; i++)
     ring_.prepare(bound.fd(), DMABRIDGE_URING_READ, i * MiB, 1 * MiB, i * MiB);
   ring_.submit();
