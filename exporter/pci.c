@@ -8,6 +8,7 @@
 #include <linux/module.h>
 #include <linux/pci.h>
 #include <linux/pm.h>
+#include <linux/security.h>
 
 #include "dmabridge_exporter.h"
 
@@ -123,6 +124,10 @@ static int dmabridge_pci_probe(struct pci_dev *pdev, const struct pci_device_id 
 	struct dmabridge_region *region;
 	int nr = bar, ret;
 
+	/* As for the BARs in sysfs: whoever maps one tells the device where to do DMA. */
+	ret = security_locked_down(LOCKDOWN_PCI_ACCESS);
+	if (ret)
+		return dev_err_probe(&pdev->dev, ret, "no BAR is exported: the kernel is locked down\n");
 	ret = pcim_enable_device(pdev);
 	if (ret)
 		return ret;
