@@ -144,10 +144,12 @@ enum dmabridge_reason_code {
 	DMABRIDGE_REASON_RAID_WRITE		= 75,	/* md takes a failed P2P write for a failed leg; name: the disk */
 
 	/* RDMA devices */
-	DMABRIDGE_REASON_NO_DMABUF_MR		= 80,	/* provider library or driver lacks dma-buf MRs; name: the device, value: errno */
+	DMABRIDGE_REASON_NO_DMABUF_MR		= 80,	/* asking for a dma-buf MR failed, not known through whom; name: the device, value: errno */
 	DMABRIDGE_REASON_DMABUF_MR_REFUSED	= 81,	/* its driver could not register the dma-buf; name: the device, value: errno */
 	DMABRIDGE_REASON_PIN_LIMIT		= 82,	/* RLIMIT_MEMLOCK; name: the device, value: the limit */
 	DMABRIDGE_REASON_NOT_PINNABLE		= 83,	/* the buffer's mapping cannot be pinned; name: its exporter, value: errno */
+	DMABRIDGE_REASON_DRIVER_NO_DMABUF_MR	= 84,	/* its kernel driver lacks dma-buf MRs; name: the device, value: errno */
+	DMABRIDGE_REASON_PROVIDER_NO_DMABUF_MR	= 85,	/* its driver has dma-buf MRs, its provider library lacks the call; name: the device, value: errno */
 };
 
 /* One reason with its evidence. device is set only with DMABRIDGE_REASON_HAS_DEVICE. */

@@ -134,7 +134,7 @@ TEST_F(Rdma, DeviceMemoryIsServedFromSystemMemory) {
     EXPECT_EQ(region.method(), registration_method::pinned_mapping);
     EXPECT_EQ(region.verdict().route, route::system);
     EXPECT_TRUE(gives(region.verdict(), DMABRIDGE_REASON_BY_CPU));
-    EXPECT_TRUE(gives(region.verdict(), DMABRIDGE_REASON_NO_DMABUF_MR));
+    EXPECT_TRUE(gives(region.verdict(), DMABRIDGE_REASON_DRIVER_NO_DMABUF_MR));
     EXPECT_EQ(placement_of(memory), static_cast<unsigned>(DMABRIDGE_PLACEMENT_SYSTEM));
     exchange(memory, region);
     // It came as was foretold.

@@ -27,6 +27,7 @@ class mock_verbs : public verbs_calls {
   MOCK_METHOD(ibv_mr*, reg_mr, (ibv_pd*, void*, std::size_t, std::uint64_t, int, int&), (override));
 };
 
+constexpr int verbs_fd = 140;  // of the device, for the kernel
 constexpr std::uint32_t nic_vendor = 0x02c9;
 constexpr std::uint32_t rxe_vendor = 0xffffff;
 constexpr std::uint32_t siw_vendor = 0x626d74;
@@ -41,6 +42,7 @@ class fake_provider {
     std::snprintf(device.name, sizeof(device.name), "nic0");
     std::snprintf(device.ibdev_path, sizeof(device.ibdev_path), "/sys/class/infiniband/nic0");
     context.device = &device;
+    context.cmd_fd = verbs_fd;
     domain.context = &context;
     ON_CALL(calls, query_vendor).WillByDefault([this](ibv_context*, std::uint32_t& found) {
       found = vendor;

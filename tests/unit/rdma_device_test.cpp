@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "error_of.hpp"
 #include "rdma_fixture.hpp"
@@ -75,7 +76,8 @@ TEST_F(rdma_device_test, dmabuf_mrs_are_asked_for_with_an_fd_that_is_none) {
 }
 
 TEST_F(rdma_device_test, whatever_else_asking_gives_is_no_and_kept) {
-  for (const auto code : {EOPNOTSUPP, ENOTTY, EINVAL, EPERM, ENOMEM}) {
+  EXPECT_CALL(module_.calls, ioctl(test::verbs_fd, _, _)).Times(0);
+  for (const auto code : {ENOTTY, EINVAL, EPERM, ENOMEM}) {
     provider_.dmabuf_error = code;
     const auto device = identify(&provider_.domain);
     EXPECT_FALSE(device.has_dmabuf_mr());
@@ -86,9 +88,30 @@ TEST_F(rdma_device_test, whatever_else_asking_gives_is_no_and_kept) {
     EXPECT_EQ(why[0].name, "nic0");
     EXPECT_TRUE(why[0].blocks_p2p);
   }
+}
+
+// It is one answer of libibverbs for two faults, which have two remedies.
+TEST_F(rdma_device_test, driver_is_asked_whether_it_or_the_provider_library_lacks_them) {
+  provider_.dmabuf_error = EOPNOTSUPP;
+  for (const auto& [answer, code] : {std::pair(EOPNOTSUPP, DMABRIDGE_REASON_DRIVER_NO_DMABUF_MR),
+                                     std::pair(EBADF, DMABRIDGE_REASON_PROVIDER_NO_DMABUF_MR),
+                                     std::pair(ENOTTY, DMABRIDGE_REASON_NO_DMABUF_MR)}) {
+    driver_error_ = answer;
+    const auto why = identify(&provider_.domain).why_no_dmabuf_mr();
+    ASSERT_THAT(why, SizeIs(1));
+    EXPECT_EQ(why[0].code, static_cast<std::uint32_t>(code));
+    EXPECT_EQ(why[0].value, static_cast<std::uint64_t>(EOPNOTSUPP));
+    EXPECT_EQ(why[0].name, "nic0");
+    EXPECT_TRUE(why[0].blocks_p2p);
+  }
+}
+
+TEST_F(rdma_device_test, software_device_has_a_reason_of_its_own_besides) {
+  provider_.dmabuf_error = EOPNOTSUPP;
   provider_.vendor = test::rxe_vendor;
   const auto why = identify(&provider_.domain).why_no_dmabuf_mr();
   ASSERT_THAT(why, SizeIs(2));
+  EXPECT_EQ(why[0].code, std::uint32_t{DMABRIDGE_REASON_DRIVER_NO_DMABUF_MR});
   EXPECT_EQ(why[1].code, std::uint32_t{DMABRIDGE_REASON_BY_CPU});
   EXPECT_EQ(why[1].name, "rdma_rxe");
 }

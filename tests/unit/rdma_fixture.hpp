@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <rdma/rdma_user_ioctl_cmds.h>
 
 #include <array>
 #include <cstdint>
@@ -45,6 +46,8 @@ class rdma_fixture : public testing::Test {
         .WillByDefault([this](int, unsigned long, void* argument) {
           return hold(*static_cast<dmabridge_hold*>(argument));
         });
+    ON_CALL(module_.calls, ioctl(verbs_fd, RDMA_VERBS_IOCTL, _))
+        .WillByDefault([this](int, unsigned long, void*) { return -driver_error_; });
     ON_CALL(module_.calls, ioctl(control_fd, DMABRIDGE_IOCTL_WATCH, _))
         .WillByDefault([](int, unsigned long, void* argument) {
           auto& raw = *static_cast<dmabridge_watch*>(argument);
@@ -126,6 +129,7 @@ class rdma_fixture : public testing::Test {
   fake_provider provider_;
   std::string driver_ = "mlx5_core";
   std::string place_ = "../../devices/pci0000:00/0000:00:01.0/0000:05:00.0/infiniband/nic0";
+  int driver_error_ = EOPNOTSUPP;  // what the kernel's driver says to an fd that is none
   int query_error_ = 0;
   bool revoked_ = false;
   policy policy_ = policy::prefer;

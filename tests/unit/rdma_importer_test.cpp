@@ -342,7 +342,7 @@ TEST_F(pinned, verdict_says_why_it_is_system_memory) {
   const auto region = enroll({.length = page});
   EXPECT_EQ(region.verdict().route, route::system);
   EXPECT_EQ(region.verdict().state, verdict_state::confirmed) << "the hold is the kernel's word";
-  const auto* lacks = has(region.verdict().reasons, DMABRIDGE_REASON_NO_DMABUF_MR);
+  const auto* lacks = has(region.verdict().reasons, DMABRIDGE_REASON_DRIVER_NO_DMABUF_MR);
   ASSERT_NE(lacks, nullptr);
   EXPECT_EQ(lacks->value, static_cast<std::uint64_t>(EOPNOTSUPP));
   const auto* by_cpu = has(region.verdict().reasons, DMABRIDGE_REASON_BY_CPU);
@@ -356,7 +356,7 @@ TEST_F(pinned, required_on_the_device_it_is_refused_and_nothing_happens) {
   const auto failure = refusal_of({.length = page, .policy = policy::require});
   EXPECT_EQ(failure.kind(), error_kind::refused);
   EXPECT_NE(has(failure.reasons(), DMABRIDGE_REASON_BY_CPU), nullptr);
-  EXPECT_NE(has(failure.reasons(), DMABRIDGE_REASON_NO_DMABUF_MR), nullptr);
+  EXPECT_NE(has(failure.reasons(), DMABRIDGE_REASON_DRIVER_NO_DMABUF_MR), nullptr);
   EXPECT_THAT(holds_, IsEmpty());
 }
 

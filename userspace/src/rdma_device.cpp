@@ -8,6 +8,7 @@
 
 #include "dmabridge/error.hpp"
 #include "system_calls.hpp"
+#include "uverbs.hpp"
 #include "verbs.hpp"
 
 namespace dmabridge {
@@ -48,12 +49,38 @@ auto ask_for_dmabuf_mr(ibv_pd* domain) -> int {
   return error == EBADF ? 0 : error;
 }
 
+// A library without the call says EOPNOTSUPP, and so does the driver, through a library that has it.
+auto gap_of(const ibv_pd& domain, int error) -> dmabuf_mr_gap {
+  if (error != EOPNOTSUPP) return dmabuf_mr_gap::unknown;
+  switch (ask_driver_for_dmabuf_mr(domain)) {
+    case driver_answer::has:
+      return dmabuf_mr_gap::provider_library;
+    case driver_answer::lacks:
+      return dmabuf_mr_gap::driver;
+    case driver_answer::unknown:
+      break;
+  }
+  return dmabuf_mr_gap::unknown;
+}
+
+auto reason_code(dmabuf_mr_gap gap) -> std::uint32_t {
+  switch (gap) {
+    case dmabuf_mr_gap::driver:
+      return DMABRIDGE_REASON_DRIVER_NO_DMABUF_MR;
+    case dmabuf_mr_gap::provider_library:
+      return DMABRIDGE_REASON_PROVIDER_NO_DMABUF_MR;
+    case dmabuf_mr_gap::unknown:
+      break;
+  }
+  return DMABRIDGE_REASON_NO_DMABUF_MR;
+}
+
 }  // namespace
 
 auto rdma_device::why_no_dmabuf_mr() const -> std::vector<reason> {
   std::vector<reason> why;
   if (has_dmabuf_mr()) return why;
-  why.push_back({.code = DMABRIDGE_REASON_NO_DMABUF_MR,
+  why.push_back({.code = reason_code(gap),
                  .blocks_p2p = true,
                  .device = function,
                  .value = static_cast<std::uint64_t>(dmabuf_error),
@@ -87,6 +114,7 @@ auto identify(ibv_pd* domain) -> rdma_device {
     }
   }
   device.dmabuf_error = ask_for_dmabuf_mr(domain);
+  device.gap = gap_of(*domain, device.dmabuf_error);
   return device;
 }
 

@@ -4,6 +4,7 @@
 
 #include <infiniband/verbs.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,6 +14,9 @@
 
 namespace dmabridge {
 
+// Whom it is that there are no dma-buf MRs for want of.
+enum class dmabuf_mr_gap : std::uint8_t { unknown, driver, provider_library };
+
 struct rdma_device {
   std::string name{};                     // "mlx5_0", "rxe0"
   std::optional<pci_address> function{};  // that does its DMA; nothing: none, or not known
@@ -20,6 +24,7 @@ struct rdma_device {
   bool by_cpu = false;        // its driver touches memory by the CPU
   bool ignores_iova = false;  // peers name memory by the address of its mapping here, always
   int dmabuf_error = 0;       // what asking for dma-buf MRs gave; 0: it has them
+  dmabuf_mr_gap gap = dmabuf_mr_gap::unknown;  // if it has none
 
   auto has_dmabuf_mr() const noexcept -> bool { return dmabuf_error == 0; }
   // Why its driver does not attach to dma-bufs, each of which keeps it from P2P. Empty if it does.

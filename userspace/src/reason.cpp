@@ -219,11 +219,11 @@ constexpr auto table = std::to_array<reason_description>({
      "array {name}", "write to a drive that is not in an array", true},
 
     {DMABRIDGE_REASON_NO_DMABUF_MR, "no_dmabuf_mr",
-     "the RDMA device has no dma-buf memory regions, so that its driver does not attach to buffers",
+     "the RDMA device gives no dma-buf memory regions, and whether its provider library or its "
+     "driver is to blame is not known",
      "asking {name} for one gave {error}",
-     "update rdma-core and the kernel if newer ones have them for this device, or use an RDMA "
-     "device "
-     "that has them",
+     "look for that error in the kernel log (dmesg); update rdma-core and the kernel if newer ones "
+     "have them for this device, or use an RDMA device that has them",
      true},
     {DMABRIDGE_REASON_DMABUF_MR_REFUSED, "dmabuf_mr_refused",
      "the RDMA device's driver could not register the buffer",
@@ -238,6 +238,18 @@ constexpr auto table = std::to_array<reason_description>({
      "exporter {name}; pinning gave {error}",
      "allocate the buffer in a dmabridge region, or use an RDMA device with dma-buf memory "
      "regions"},
+    {DMABRIDGE_REASON_DRIVER_NO_DMABUF_MR, "driver_no_dmabuf_mr",
+     "the kernel's driver of the RDMA device has no dma-buf memory regions, so that it does not "
+     "attach to buffers",
+     "asked past its provider library, the driver of {name} gave {error}",
+     "use a newer kernel if its driver has them (mlx5 also needs "
+     "CONFIG_INFINIBAND_ON_DEMAND_PAGING), or an RDMA device that has them",
+     true},
+    {DMABRIDGE_REASON_PROVIDER_NO_DMABUF_MR, "provider_no_dmabuf_mr",
+     "the kernel's driver of the RDMA device has dma-buf memory regions, but its provider library "
+     "lacks the call for them",
+     "ibv_reg_dmabuf_mr() of {name} gave {error}, and its driver takes the call",
+     "update rdma-core, or use an RDMA device whose provider library has the call", true},
 });
 
 auto find(std::uint32_t code) -> const reason_description* {
