@@ -85,6 +85,36 @@ TEST_F(any_memory_test, brackets_wait_for_who_uses_the_buffer) {
   EXPECT_THAT(exporter_.syncs, ElementsAre(begin_read, end_read));
 }
 
+// What a transfer of many pieces would otherwise spend much of its time with.
+TEST_F(any_memory_test, many_copies_in_a_row_have_one_bracket) {
+  const auto memory = part(4096, 8192);
+  std::array<std::byte, 8> bytes{std::byte{1}, std::byte{2}};
+  const auto in = memory.owner().begin_copies(cpu_access::write);
+  EXPECT_THAT(exporter_.syncs, ElementsAre(begin_both));
+  for (const auto at : {0, 8, 8184}) in->copy_in(static_cast<std::uint64_t>(at), bytes);
+  EXPECT_EQ(exporter_.bytes[4096 + 8185], std::byte{2});
+  EXPECT_EQ(error_of([&] { in->copy_in(8185, bytes); }).kind(), error_kind::usage);
+  in->end();
+  EXPECT_THAT(exporter_.syncs, ElementsAre(begin_both, end_both));
+  exporter_.syncs.clear();
+  {
+    const auto out = memory.owner().begin_copies(cpu_access::read);
+    std::array<std::byte, 8> back{};
+    out->copy_out(8184, back);
+    EXPECT_EQ(back, bytes);
+    EXPECT_EQ(error_of([&] { out->copy_out(8185, back); }).kind(), error_kind::usage);
+    EXPECT_THAT(exporter_.syncs, ElementsAre(begin_read));
+  }
+  EXPECT_THAT(exporter_.syncs, ElementsAre(begin_read, end_read)) << "whoever forgets the end";
+}
+
+TEST_F(any_memory_test, end_of_many_copies_tells_whether_they_arrived) {
+  const auto memory = whole();
+  const auto copies = memory.owner().begin_copies(cpu_access::write);
+  EXPECT_CALL(module_.calls, ioctl(_, DMA_BUF_IOCTL_SYNC, _)).WillOnce(Return(-ENODEV));
+  EXPECT_EQ(error_of([&] { copies->end(); }).code(), ENODEV);
+}
+
 TEST_F(any_memory_test, nothing_is_mapped_before_it_is_copied_and_then_once) {
   EXPECT_CALL(module_.calls, mmap).Times(0);
   const auto memory = whole();

@@ -56,7 +56,9 @@ struct bounced {
 
   auto run(direction way, const transfer_range& range) -> transfer_result {
     io.writing = way == direction::write;
-    bounce_ring ring(io, io.buffer_bytes, owner, way, depth, block);
+    const auto copies =
+        owner.begin_copies(way == direction::read ? cpu_access::write : cpu_access::read);
+    bounce_ring ring(io, io.buffer_bytes, *copies, way, depth, block);
     transfer_slots slots(depth);
     const auto result = run_transfer(ring, slots, way, range, align, block, {});
     EXPECT_TRUE(io.pending.empty()) << "commands left in flight";

@@ -16,7 +16,7 @@
 #include "dmabridge/exported_memory.hpp"
 #include "error_of.hpp"
 #include "fake_loader.hpp"
-#include "memory_range.hpp"
+#include "page.hpp"
 #include "mock_system_calls.hpp"
 
 namespace dmabridge::test {

@@ -37,9 +37,9 @@ staging_memory::~staging_memory() {
   ::munmap(at_, room_);
 }
 
-bounce_ring::bounce_ring(command_ring& io, std::span<std::byte> staging, memory_owner& owner,
+bounce_ring::bounce_ring(command_ring& io, std::span<std::byte> staging, copy_session& copies,
                          direction way, unsigned depth, std::uint32_t block)
-    : io_(io), staging_(staging), owner_(owner), way_(way), block_(block), commands_(depth) {
+    : io_(io), staging_(staging), copies_(copies), way_(way), block_(block), commands_(depth) {
   failed_.reserve(depth);
 }
 
@@ -47,7 +47,7 @@ auto bounce_ring::staged(const command& what, std::size_t length) const -> std::
   return staging_.subspan(std::uint64_t{what.tag} * block_, length);
 }
 
-auto bounce_ring::copies(auto copy) -> bool {
+auto bounce_ring::copied(auto copy) -> bool {
   try {
     copy();
     return true;
@@ -60,7 +60,7 @@ auto bounce_ring::copies(auto copy) -> bool {
 void bounce_ring::queue(const command& what) {
   commands_[what.tag] = what;
   const auto bytes = staged(what, what.length);
-  if (way_ == direction::write && !copies([&] { owner_.copy_out(what.buffer_offset, bytes); })) {
+  if (way_ == direction::write && !copied([&] { copies_.copy_out(what.buffer_offset, bytes); })) {
     failed_.push_back(what.tag);
     return;
   }
@@ -81,7 +81,7 @@ auto bounce_ring::submit_and_wait(std::span<completion> done) -> int {
   if (count <= 0 || way_ == direction::write || done[0].result <= 0) return count;
   const auto& what = commands_[done[0].tag];
   const auto bytes = staged(what, static_cast<std::size_t>(done[0].result));
-  if (!copies([&] { owner_.copy_in(what.buffer_offset, bytes); })) done[0].result = -EIO;
+  if (!copied([&] { copies_.copy_in(what.buffer_offset, bytes); })) done[0].result = -EIO;
   return count;
 }
 

@@ -37,7 +37,7 @@ class bounce_ring final : public command_ring {
  public:
   // `io` moves bytes between the target and `staging`, which has room for `depth` commands of
   // `block` bytes, the one with tag N at N * block. All have to outlive it.
-  bounce_ring(command_ring& io, std::span<std::byte> staging, memory_owner& owner, direction way,
+  bounce_ring(command_ring& io, std::span<std::byte> staging, copy_session& copies, direction way,
               unsigned depth, std::uint32_t block);
 
   void queue(const command& what) override;
@@ -49,11 +49,11 @@ class bounce_ring final : public command_ring {
 
  private:
   auto staged(const command& what, std::size_t length) const -> std::span<std::byte>;
-  auto copies(auto copy) -> bool;
+  auto copied(auto copy) -> bool;
 
   command_ring& io_;
   std::span<std::byte> staging_;
-  memory_owner& owner_;
+  copy_session& copies_;
   direction way_;
   std::uint32_t block_;
   std::vector<command> commands_;      // by tag

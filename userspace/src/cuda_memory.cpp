@@ -12,6 +12,7 @@
 #include "cuda_api.hpp"
 #include "dmabridge/error.hpp"
 #include "memory_range.hpp"
+#include "page.hpp"
 #include "sysfs.hpp"
 
 namespace dmabridge {

@@ -9,7 +9,33 @@
 
 namespace dmabridge {
 
+namespace {
+
+// Each copy by itself.
+class single_copies final : public copy_session {
+ public:
+  explicit single_copies(memory_owner& owner) : owner_(owner) {}
+
+  void copy_in(std::uint64_t offset, std::span<const std::byte> from) override {
+    owner_.copy_in(offset, from);
+  }
+  void copy_out(std::uint64_t offset, std::span<std::byte> into) override {
+    owner_.copy_out(offset, into);
+  }
+  void end() override {}
+
+ private:
+  memory_owner& owner_;
+};
+
+}  // namespace
+
+copy_session::~copy_session() = default;
 memory_owner::~memory_owner() = default;
+
+auto memory_owner::begin_copies(cpu_access) -> std::unique_ptr<copy_session> {
+  return std::make_unique<single_copies>(*this);
+}
 
 auto memory_owner::pinnable() const noexcept -> std::span<std::byte> {
   return {};

@@ -12,6 +12,7 @@
 #include "level_zero_api.hpp"
 #include "level_zero_gpu.hpp"
 #include "memory_range.hpp"
+#include "page.hpp"
 #include "system_calls.hpp"
 
 namespace dmabridge {

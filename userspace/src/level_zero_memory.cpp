@@ -15,6 +15,7 @@
 #include "level_zero_api.hpp"
 #include "level_zero_gpu.hpp"
 #include "memory_range.hpp"
+#include "page.hpp"
 
 namespace dmabridge {
 

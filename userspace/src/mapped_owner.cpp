@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "dmabridge/error.hpp"
+#include "dmabuf_sync.hpp"
+#include "memory_range.hpp"
 
 namespace dmabridge {
 namespace {
@@ -40,16 +42,31 @@ auto explain(int code, const exporter_rules& rules, const std::string& exporter,
   return {};
 }
 
-}  // namespace
+// Copies between the begin and the end of one access to the dma-buf.
+class mapped_copies final : public copy_session {
+ public:
+  // `bytes` are the memory of `owner`, mapped from `dmabuf`; all of that stays where it is.
+  mapped_copies(const memory_owner& owner, std::span<std::byte> bytes, int dmabuf,
+                cpu_access access)
+      : owner_(owner), bytes_(bytes), access_(dmabuf, access) {}
 
-void check_in_memory(const memory_owner& owner, std::uint64_t offset, std::uint64_t length,
-                     std::uint64_t size) {
-  if (offset <= size && length <= size - offset) return;
-  throw error({.kind = error_kind::usage,
-               .attempted = fmt::format("copy {} bytes at {} of the memory of {}", length, offset,
-                                        owner.name()),
-               .detail = fmt::format("it has {} bytes", size)});
-}
+  void copy_in(std::uint64_t offset, std::span<const std::byte> from) override {
+    check_copy(owner_, bytes_.size(), offset, from.size());
+    std::ranges::copy(from, bytes_.data() + offset);
+  }
+  void copy_out(std::uint64_t offset, std::span<std::byte> into) override {
+    check_copy(owner_, bytes_.size(), offset, into.size());
+    std::ranges::copy(bytes_.subspan(offset, into.size()), into.data());
+  }
+  void end() override { access_.end(); }
+
+ private:
+  const memory_owner& owner_;
+  std::span<std::byte> bytes_;
+  dmabuf_access access_;
+};
+
+}  // namespace
 
 mapped_owner::mapped_owner(std::string name, const buffer& memory, std::uint64_t offset,
                            std::uint64_t size, exporter_rules rules)
@@ -88,22 +105,26 @@ auto mapped_owner::mapped(cpu_access access) -> const mapping& {
 }
 
 // To read as well, as a cache line may be written that is not all new.
+auto mapped_owner::begin_copies(cpu_access access) -> std::unique_ptr<copy_session> {
+  if (access != cpu_access::read) access = cpu_access::read_write;
+  const auto bytes = mapped(access).bytes().subspan(offset_, size_);
+  return std::make_unique<mapped_copies>(*this, bytes, memory_.descriptor(), access);
+}
+
 void mapped_owner::copy_in(std::uint64_t offset, std::span<const std::byte> from) {
-  check_in_memory(*this, offset, from.size(), size_);
+  check_copy(*this, size_, offset, from.size());
   if (from.empty()) return;
-  const auto& map = mapped(cpu_access::read_write);
-  map.begin(cpu_access::read_write);
-  std::ranges::copy(from, map.bytes().data() + offset_ + offset);
-  map.end(cpu_access::read_write);
+  const auto one = begin_copies(cpu_access::write);
+  one->copy_in(offset, from);
+  one->end();
 }
 
 void mapped_owner::copy_out(std::uint64_t offset, std::span<std::byte> into) {
-  check_in_memory(*this, offset, into.size(), size_);
+  check_copy(*this, size_, offset, into.size());
   if (into.empty()) return;
-  const auto& map = mapped(cpu_access::read);
-  map.begin(cpu_access::read);
-  std::ranges::copy(map.bytes().subspan(offset_ + offset, into.size()), into.data());
-  map.end(cpu_access::read);
+  const auto one = begin_copies(cpu_access::read);
+  one->copy_out(offset, into);
+  one->end();
 }
 
 }  // namespace dmabridge

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -13,11 +14,6 @@
 #include "dmabridge/exporter_rules.hpp"
 
 namespace dmabridge {
-
-// Throws dmabridge::error of kind usage unless [offset, offset + length) is in the `size` bytes
-// that `owner` has exported.
-void check_in_memory(const memory_owner& owner, std::uint64_t offset, std::uint64_t length,
-                     std::uint64_t size);
 
 class mapped_owner : public memory_owner {
  public:
@@ -29,6 +25,7 @@ class mapped_owner : public memory_owner {
   auto name() const -> std::string override { return name_; }
   void copy_in(std::uint64_t offset, std::span<const std::byte> from) override;
   void copy_out(std::uint64_t offset, std::span<std::byte> into) override;
+  auto begin_copies(cpu_access access) -> std::unique_ptr<copy_session> override;
 
  private:
   auto mapped(cpu_access access) -> const mapping&;

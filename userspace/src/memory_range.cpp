@@ -2,18 +2,13 @@
 #include "memory_range.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <limits>
 
 #include "dmabridge/error.hpp"
+#include "page.hpp"
 
 namespace dmabridge {
-
-auto page_size() -> std::uint64_t {
-  static const auto size = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-  return size;
-}
 
 void check_copy(const memory_owner& owner, std::uint64_t memory_size, std::uint64_t offset,
                 std::uint64_t length) {

@@ -21,8 +21,7 @@ void check_address_range(const char* attempted, std::uint64_t address, std::uint
 // As above, for memory that is to be allocated, a page more than asked for.
 void check_new_size(const char* attempted, std::uint64_t size);
 
-auto page_size() -> std::uint64_t;  // the host's
-// Up, to a multiple of it.
+// Up, to a multiple of the page size.
 auto round_to_pages(std::uint64_t size) -> std::uint64_t;
 
 // For an owner's name: what a dma-buf shows besides the range that was asked for; empty: nothing.

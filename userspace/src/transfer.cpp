@@ -322,9 +322,12 @@ auto transfer_engine::state::bounce(int target, const exported_memory& memory, d
   const auto room = std::uint64_t{options.queue_depth} * block;
   if (!staging || staging->bytes().size() < room) staging = std::make_unique<staging_memory>(room);
   const auto io = ring.carry(target, staging->bytes(), way);
-  bounce_ring carrier(*io, staging->bytes(), memory.owner(), way, options.queue_depth, block);
+  const auto copies =
+      memory.owner().begin_copies(way == direction::read ? cpu_access::write : cpu_access::read);
+  bounce_ring carrier(*io, staging->bytes(), *copies, way, options.queue_depth, block);
   auto result = timed(carrier, way, range, limits.offset_align, block);
   carrier.rethrow();
+  copies->end();
   return result;
 }
 

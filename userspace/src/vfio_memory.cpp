@@ -18,7 +18,7 @@
 #include "dmabridge/error.hpp"
 #include "dmabridge/fd.hpp"
 #include "dmabridge/size.hpp"
-#include "mapped_owner.hpp"
+#include "memory_range.hpp"
 #include "page.hpp"
 #include "system_calls.hpp"
 
@@ -55,7 +55,7 @@ class vfio_owner final : public memory_owner {
   auto name() const -> std::string override { return "vfio-pci"; }
 
   void copy_in(std::uint64_t offset, std::span<const std::byte> from) override {
-    check_in_memory(*this, offset, from.size(), size_);
+    check_copy(*this, size_, offset, from.size());
     while (!from.empty()) {
       const auto done = sys().pwrite(device_.get(), from.data(), from.size(), at_ + offset);
       if (done <= 0) fail_copy("copy bytes into", done < 0 ? static_cast<int>(-done) : EIO);
@@ -65,7 +65,7 @@ class vfio_owner final : public memory_owner {
   }
 
   void copy_out(std::uint64_t offset, std::span<std::byte> into) override {
-    check_in_memory(*this, offset, into.size(), size_);
+    check_copy(*this, size_, offset, into.size());
     while (!into.empty()) {
       const auto done = sys().pread(device_.get(), into.data(), into.size(), at_ + offset);
       if (done <= 0) fail_copy("copy bytes out of", done < 0 ? static_cast<int>(-done) : EIO);

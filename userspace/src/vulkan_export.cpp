@@ -9,6 +9,7 @@
 
 #include "dmabridge/error.hpp"
 #include "dmabridge/vulkan_memory.hpp"
+#include "memory_range.hpp"
 #include "system_calls.hpp"
 #include "vulkan_allocation.hpp"
 #include "vulkan_choice.hpp"
@@ -33,19 +34,18 @@ class owner final : public memory_owner {
   auto name() const -> std::string override { return fmt::format("vulkan ({})", device_->name()); }
 
   void copy_in(std::uint64_t offset, std::span<const std::byte> from) override {
-    check_range(offset, from.size());
+    check_copy(*this, size_, offset, from.size());
     wait_for_others(POLLOUT);
     copier().copy_in(buffer_, offset, from);
   }
 
   void copy_out(std::uint64_t offset, std::span<std::byte> into) override {
-    check_range(offset, into.size());
+    check_copy(*this, size_, offset, into.size());
     wait_for_others(POLLIN);
     copier().copy_out(buffer_, offset, into);
   }
 
  private:
-  void check_range(std::uint64_t offset, std::uint64_t length) const;
   // Vulkan looks at no fence that others have put on the dma-buf. POLLIN: of writers; POLLOUT: all.
   void wait_for_others(short events) const;
   auto copier() -> vulkan_copier& { return copier_ ? *copier_ : copier_.emplace(device_); }
@@ -57,14 +57,6 @@ class owner final : public memory_owner {
   fd dmabuf_;
   std::optional<vulkan_copier> copier_{};  // from the first copy on
 };
-
-void owner::check_range(std::uint64_t offset, std::uint64_t length) const {
-  if (offset <= size_ && length <= size_ - offset) return;
-  throw error(
-      {.kind = error_kind::usage,
-       .attempted = fmt::format("copy {} bytes at {} of the memory of {}", length, offset, name()),
-       .detail = fmt::format("it has {} bytes", size_)});
-}
 
 void owner::wait_for_others(short events) const {
   short seen = 0;

@@ -13,6 +13,24 @@
 
 namespace dmabridge {
 
+// Many copies in a row, of one direction, by one thread. The owner outlives it.
+class DMABRIDGE_API copy_session {
+ public:
+  virtual ~copy_session();
+
+  // As memory_owner's.
+  virtual void copy_in(std::uint64_t offset, std::span<const std::byte> from) = 0;
+  virtual void copy_out(std::uint64_t offset, std::span<std::byte> into) = 0;
+  // After the last copy. Throws dmabridge::error if it turns out only now that they did not arrive;
+  // where it is not called the destructor does the same, and ignores errors.
+  virtual void end() = 0;
+
+ protected:
+  copy_session() = default;
+  copy_session(const copy_session&) = default;
+  auto operator=(const copy_session&) -> copy_session& = default;
+};
+
 // What the API that owns the memory can do with it. Offsets count from the start of the exported
 // range, which need not be the start of the dma-buf.
 class DMABRIDGE_API memory_owner {
@@ -27,6 +45,11 @@ class DMABRIDGE_API memory_owner {
   // the memory.
   virtual void copy_in(std::uint64_t offset, std::span<const std::byte> from) = 0;
   virtual void copy_out(std::uint64_t offset, std::span<std::byte> into) = 0;
+
+  // For many of them: what need be done once only, as waiting for devices, is done here and at the
+  // end. `access` is the CPU's: write to copy in, read to copy out. Unless the owner knows better
+  // each copy stands by itself. Throws dmabridge::error.
+  virtual auto begin_copies(cpu_access access) -> std::unique_ptr<copy_session>;
 
   // A mapping of the same memory whose pages can be pinned, so that O_DIRECT, registered io_uring
   // buffers and ibv_reg_mr() work on it: of all of the exported range, in the same place as long as
