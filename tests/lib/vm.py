@@ -260,6 +260,9 @@ class Run:
 
     def _kernel_arguments(self):
         arguments = "console=ttyS0 loglevel=5 mitigations=off nokaslr no_timer_check panic=-1 log_buf_len=4M kfence.sample_interval=100"
+        if self.options.kernel_layer:
+            # KASAN knows kernel memory by the number of levels, which it asks code that is patched at boot: an interrupt in between, and it reports anything.
+            arguments += " no5lvl"
         reserved = [f"memmap={vram.size}${self.stolen[vram.name]:#x}" for vram in self.topology.vrams if vram.stolen]
         return " ".join([arguments, *reserved, *self.topology.kernel_args, *self.options.append])
 
