@@ -221,9 +221,27 @@ TEST_F(confirm_test, a_driver_that_nobody_knows_stays_so) {
   EXPECT_THAT(found.joint.importers[0].missing, SizeIs(1));
 }
 
+TEST_F(confirm_test, who_waits_for_whom_goes_by_what_the_kernel_says) {
+  module_.regions.front().flags |= DMABRIDGE_REGION_TAKES_UNREVOCABLE;
+  importer_facts nic{.name = "nic0",
+                     .kind = importer_kind::rdma,
+                     .functions = {at("04:00.0")},
+                     .driver = "bnxt_en",
+                     .revocable = false,
+                     .pins = true};
+  const auto there = ask({nic}).joint.importers.at(0);
+  EXPECT_EQ(there.word.state, verdict_state::confirmed);
+  EXPECT_EQ(there.claim.consequence, consequence::revoke_waits);
+  by_target_[-1] = [](auto& question) { return deny(question, {DMABRIDGE_REASON_DENIED}); };
+  const auto denied = ask({nic}).joint.importers.at(0);
+  EXPECT_EQ(denied.word.route, route::system);
+  EXPECT_EQ(denied.claim.consequence, consequence::memory_stays);
+}
+
 TEST_F(confirm_test, software_cannot_be_asked_about) {
   const importer_facts software{.name = "rxe0",
                                 .kind = importer_kind::rdma,
+                                .pins_mapping = true,
                                 .own = {{.code = DMABRIDGE_REASON_BY_CPU, .blocks_p2p = true}}};
   const auto found = ask({software});
   EXPECT_THAT(questions_, IsEmpty());
@@ -384,6 +402,7 @@ TEST_F(confirm_foreign, what_was_unknown_is_known_then_also_for_those_that_canno
   EXPECT_EQ(found.joint.state, verdict_state::predicted);
   EXPECT_EQ(unasked.word.state, verdict_state::predicted);
   EXPECT_EQ(unasked.word.route, route::system) << "the kernel saw that it is system memory";
+  EXPECT_FALSE(unasked.claim.blocks_revoke()) << "by a device's driver, of which there is none";
   ASSERT_FALSE(unasked.missing.empty());
   EXPECT_THAT(unasked.missing.back().what, HasSubstr("the kernel's word on mlx5_0"));
   EXPECT_THAT(unasked.missing.back().why, HasSubstr("another exporter's"));

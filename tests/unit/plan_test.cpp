@@ -250,6 +250,7 @@ auto memory_of(const exporter_rules& rules) -> buffer_facts {
 auto software(const char* name = "rxe0") -> importer_facts {
   return {.name = name,
           .kind = importer_kind::rdma,
+          .pins_mapping = true,
           .own = {{.code = DMABRIDGE_REASON_BY_CPU, .name = "rdma_rxe"}}};
 }
 
@@ -859,6 +860,7 @@ class random_facts {
       facts.is_static = flip(6);
       facts.peer2peer = !facts.is_static && !flip(4);
       facts.revocable = !facts.is_static && !flip(4);
+      facts.pins = flip(4);
     }
     if (flip(8)) {
       facts.vetoed = true;
@@ -987,6 +989,7 @@ void forget(scene& one, std::mt19937& source) {
     const auto by_cpu = importer.kind == importer_kind::rdma;  // which everybody sees
     if (!some() || importer.vetoed || by_cpu) continue;
     importer.own.clear();
+    importer.assumed = importer.kind == importer_kind::pci;
     importer.missing.push_back({"its driver", "nobody knows", ""});
   }
 }
@@ -1027,6 +1030,9 @@ TEST_F(plan_property, require_never_yields_anything_else_and_everything_else_has
       }
       if (importer.word.policy == policy::forbid) ASSERT_FALSE(satisfies_require(way)) << round;
       ASSERT_EQ(satisfies_require(way), importer.word.reasons.empty()) << round;
+      ASSERT_EQ(importer.claim.consequence == consequence::nothing,
+                way == route::none && !importer.unknown)
+          << round;
       ASSERT_TRUE(!importer.unknown || !joint.importers.empty());
       for (const auto& why : importer.word.reasons) {
         ASSERT_FALSE(why.text().empty()) << why.id();
@@ -1065,6 +1071,8 @@ TEST_F(plan_property, order_does_not_matter) {
       ASSERT_EQ(was.word.route, is.word.route) << round;
       ASSERT_EQ(was.word.reasons, is.word.reasons) << round;
       ASSERT_EQ(was.unknown, is.unknown) << round;
+      ASSERT_EQ(was.claim.consequence, is.claim.consequence) << round;
+      ASSERT_EQ(was.claim.text(), is.claim.text()) << round;
       ASSERT_EQ(std::ranges::count(before.demoting, order[i]),
                 std::ranges::count(after.demoting, i));
     }
@@ -1072,7 +1080,7 @@ TEST_F(plan_property, order_does_not_matter) {
 }
 
 TEST_F(plan_property, what_is_unknown_is_never_better_than_what_it_turns_out_to_be) {
-  int worse = 0, unknown = 0;
+  int worse = 0, unknown = 0, waits = 0;
   for (int round = 0; round < 2 * rounds; ++round) {
     const auto truth = random_scene(source_);
     auto seen = truth;
@@ -1087,12 +1095,19 @@ TEST_F(plan_property, what_is_unknown_is_never_better_than_what_it_turns_out_to_
       // What is sure is right, but for the way that P2P goes.
       if (!guess.importers[i].unknown && !known.importers[i].unknown && (said < p2p || is < p2p))
         ASSERT_EQ(said, is) << round << ": " << truth.importers[i].name;
+      // Nor does anybody keep less from happening than it does then.
+      const auto& does = known.importers[i].claim;
+      const auto& may = guess.importers[i].claim;
+      ASSERT_LE(does.blocks_moves(), may.blocks_moves()) << round << ": " << does.text();
+      ASSERT_LE(does.blocks_revoke(), may.blocks_revoke()) << round << ": " << does.text();
+      waits += does.blocks_revoke() ? 1 : 0;
       worse += said < is ? 1 : 0;
       unknown += guess.importers[i].unknown ? 1 : 0;
     }
   }
   EXPECT_GT(worse, 500);
   EXPECT_GT(unknown, 500);
+  EXPECT_GT(waits, 100);
 }
 
 }  // namespace

@@ -58,6 +58,7 @@ auto facts_of(const buffer_info& buffer, const region_info& region) -> buffer_fa
   facts.size = buffer.size;
   facts.revoked = buffer.revoked;
   facts.placement = buffer.placement;
+  facts.users = buffer.users;
   facts.why_in_system = why_in_system(buffer, region);
   facts.pins =
       static_cast<std::uint64_t>(std::ranges::count_if(buffer.users, &buffer_user::pinned));

@@ -27,8 +27,10 @@ auto against(std::uint32_t code, std::string name, std::uint64_t value = 0) -> r
 
 // --- what drivers do --------------------------------------------------------------------
 
-void take_manner(std::string_view driver, importer_facts& facts) {
+void take_manner(const std::string& driver, importer_facts& facts) {
+  facts.driver = driver;
   const auto* const found = manner_of(driver);
+  facts.assumed = found == nullptr;
   if (found == nullptr) {
     facts.missing.push_back({fmt::format("how driver {} attaches to a dma-buf",
                                          driver.empty() ? "(none is bound)" : driver),
@@ -319,6 +321,8 @@ void take_rdma(const rdma_node& node, importer_facts& facts) {
   facts.kind = importer_kind::rdma;
   if (node.function) facts.functions = {*node.function};
   if (node.software) {
+    facts.driver = node.driver;
+    facts.pins_mapping = true;
     facts.own.push_back(against(DMABRIDGE_REASON_BY_CPU, node.driver));
   } else {
     take_manner(node.driver, facts);
@@ -379,6 +383,7 @@ auto importer_named(const topology& machine, const std::string& name, policy wan
   if (address && machine.find(*address) != nullptr) {
     facts.name = to_string(*address);
     facts.functions = {*address};
+    facts.assumed = true;
     return facts;
   }
   if (const auto* const block = find_block(machine, name)) {

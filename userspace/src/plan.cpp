@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "append.hpp"
+#include "claim.hpp"
 #include "foreign_gap.hpp"
 #include "joint.hpp"
 #include "prospect.hpp"
@@ -70,7 +71,7 @@ auto foreign_role_of(const buffer_facts& buffer, policy combined, const importer
     if (required) return role::dead;
     return in_system && buffer.rules.bindable == answer::yes ? role::needer : role::copier;
   }
-  if (works_by_cpu(importer)) {
+  if (importer.pins_mapping) {
     // The kernel pins no device's memory for RDMA (drivers/infiniband/core/umem.c).
     const auto on_device = !in_system && buffer.rules.memory == memory_kind::device;
     if (required || buffer.pinnable == answer::no || on_device) return role::dead;
@@ -345,7 +346,7 @@ auto lost_reason(const buffer_facts& buffer) -> reason {
 // False: it attaches to another exporter's memory, which knows no policy but this library's usual.
 auto keeps_policy(const buffer_facts& buffer, const importer_facts& importer, policy combined)
     -> bool {
-  const auto attaches = !importer.needs_pages && !works_by_cpu(importer);
+  const auto attaches = !importer.needs_pages && !importer.pins_mapping;
   return buffer.foreign.empty() || buffer.kind == region_kind::system || !attaches ||
          combined == policy::prefer || buffer.rules.p2p == answer::no;
 }
@@ -407,8 +408,16 @@ void add_situation(const frame& whole, role part, const lot& given, planned_verd
   }
 }
 
-auto verdict_of(const frame& whole, const importer_facts& importer, prospect view, role part,
-                const lot& given) -> planned_verdict {
+// Where the buffer has to be for its sake; nothing: it follows.
+auto needs_of(const buffer_facts& buffer, role part, const lot& given) -> std::optional<placement> {
+  if (part == role::holder) return placement::device;
+  const auto is_sure = part == role::needer || (part == role::maybe_needer && !given.unknown);
+  if (is_sure && buffer.kind != region_kind::system) return placement::system;
+  return {};
+}
+
+auto judge(const frame& whole, const importer_facts& importer, prospect view, role part,
+           const lot& given) -> planned_verdict {
   const auto& buffer = whole.buffer;
   planned_verdict result{.importer = importer.name,
                          .unknown = given.unknown,
@@ -436,6 +445,27 @@ auto verdict_of(const frame& whole, const importer_facts& importer, prospect vie
     word.reasons.push_back({.code = DMABRIDGE_REASON_FILE_NO_DIRECT_IO, .blocks_p2p = true});
   }
   return result;
+}
+
+auto verdict_of(const frame& whole, const importer_facts& importer, prospect view, role part,
+                const lot& given) -> planned_verdict {
+  auto result = judge(whole, importer, std::move(view), part, given);
+  result.claim = claim_of(whole.buffer, importer, result, needs_of(whole.buffer, part, given));
+  return result;
+}
+
+auto keepers_of(const buffer_facts& buffer) -> std::vector<keeper> {
+  std::vector<keeper> keepers;
+  for (const auto& user : buffer.users) {
+    auto what = claim_of(buffer, user);
+    if (!what.blocks_moves() && !what.blocks_revoke()) continue;
+    keepers.push_back({.kind = user.kind,
+                       .name = user.name,
+                       .driver = user.driver,
+                       .device = user.device,
+                       .claim = std::move(what)});
+  }
+  return keepers;
 }
 
 }  // namespace
@@ -481,6 +511,7 @@ auto plan_by(const buffer_facts& buffer, std::span<const importer_facts> importe
 
   joint.placement = placement_of(chosen);
   joint.moved = moved_by(buffer, joint.placement);
+  joint.kept_by = keepers_of(buffer);
   const auto blame = find_culprits(buffer, importers, chosen);
   const frame whole{.buffer = buffer, .base = base, .way = way, .out = chosen.out, .blame = blame};
   joint.importers.reserve(importers.size());

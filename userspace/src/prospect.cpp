@@ -232,7 +232,7 @@ void check_foreign(const buffer_facts& buffer, const importer_facts& importer, p
   if (importer.needs_pages) {
     result.against.push_back(named(DMABRIDGE_REASON_FOREIGN_BUFFER, buffer.foreign));
     check_pages(buffer, result);
-  } else if (works_by_cpu(importer)) {
+  } else if (importer.pins_mapping) {
     check_pins(buffer, result);
   } else if (buffer.kind == region_kind::bar) {
     check_attachment(buffer, importer, result);
@@ -264,7 +264,7 @@ void check_path(const topology& machine, const buffer_facts& buffer, const impor
     return;
   }
   if (!base.paths) return;
-  if (!buffer.foreign.empty() && works_by_cpu(importer)) return;
+  if (!buffer.foreign.empty() && importer.pins_mapping) return;
   if (importer.legs.empty()) {
     for (const auto& function : importer.functions) {
       check_function(machine, buffer, base, function, result);
@@ -294,10 +294,6 @@ void check_path(const topology& machine, const buffer_facts& buffer, const impor
 void lack(unread_fact fact, prospect& result) {
   result.perhaps.push_back(named(DMABRIDGE_REASON_PATH_UNKNOWN, fact.what));
   result.missing.push_back(std::move(fact));
-}
-
-auto works_by_cpu(const importer_facts& importer) -> bool {
-  return has(importer.own, DMABRIDGE_REASON_BY_CPU);
 }
 
 auto may_be_bound(const buffer_facts& buffer) -> bool {

@@ -36,9 +36,6 @@ struct prospect {
 // Takes note of a fact that decides and is not known.
 void lack(unread_fact fact, prospect& result);
 
-// Whether the importer's driver touches memory by the CPU, and attaches to no dma-buf.
-auto works_by_cpu(const importer_facts& importer) -> bool;
-
 // Whether block I/O may reach another exporter's memory as it does ordinary memory: by a binding,
 // where the exporter lets the kernel map it.
 auto may_be_bound(const buffer_facts& buffer) -> bool;

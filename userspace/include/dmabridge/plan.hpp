@@ -52,6 +52,7 @@ struct buffer_facts {
   std::optional<reason> why_in_system{};  // if it is there, and for nobody's sake
   std::optional<reason> system_needer{};  // who keeps it in system memory: demoted
   std::optional<reason> device_needer{};  // who keeps it on the device: held
+  std::vector<buffer_user> users{};       // all of them; of memory of others nobody tells
 };
 
 enum class importer_kind : std::uint8_t { block, file, rdma, gpu, pci };
@@ -64,19 +65,56 @@ struct importer_facts {
   // Those that do the DMA; several for a stacked device, one per leg. None: no PCI function does.
   std::vector<pci_address> functions{};
   std::vector<std::string> legs{};  // the names of these, if it is stacked
+  std::string driver{};             // that attaches; empty: none is bound, or it does not matter
   dmabridge::policy policy = dmabridge::policy::prefer;
   direction way = direction::both;  // what a drive or file is wanted for; `own` is about that
   bool needs_pages = false;         // block I/O: without pages it bounces
   bool is_static = false;           // dma_buf_attach(): cannot follow a move
   bool peer2peer = true;
   bool revocable = true;
-  bool pins = false;          // keeps the placement while it is there
+  bool pins = false;     // keeps the placement while it is there
+  bool assumed = false;  // is_static to pins: how its driver attaches is not known
+  // It attaches to no dma-buf: RDMA by the CPU. The buffer is held, and a mapping of it pinned.
+  bool pins_mapping = false;
   bool can_bounce = false;    // block I/O can, RDMA cannot
   bool may_copy = false;      // nobody can vouch that the CPU does not copy what it moves
   bool no_direct_io = false;  // the CPU copies, whatever the route
   bool vetoed = false;        // by the exporter's driver; it is among `own`, too
   std::vector<reason> own{};  // why it cannot do P2P whatever the path: queue_no_p2p, ...
   std::vector<unread_fact> missing{};
+};
+
+// What comes of it for others that somebody has the buffer, from when he comes until he goes.
+enum class consequence : std::uint8_t {
+  nothing,            // he is refused
+  nobody_waits,       // it is there for good, whoever has it; or he does not attach
+  command_in_flight,  // a move waits for those, and for nothing else
+  follows,            // it may move
+  needs_system,       // ... but not to its device
+  needs_device,       // ... if its driver moves it
+  stays,              // until he goes; a revoke makes him stop
+  stays_in_system,    // a revoke is no concern of his
+  memory_stays,       // ... and leaves him the memory
+  quarantine,         // stays in the RAM behind its region, also after a revoke
+  revoke_waits,       // stays on its device, and a revoke waits
+  cannot_be_stopped,  // stays, and its exporter, another one, has no say
+  may_stay,           // at worst, of a driver that is not known
+  revoke_may_wait,    // at worst, too
+  held,               // stays, and nobody knows who has it pinned besides
+};
+
+// Who waits for whom meanwhile.
+struct DMABRIDGE_API claim {
+  dmabridge::consequence consequence = dmabridge::consequence::nothing;
+  importer_kind of = importer_kind::pci;
+  std::string driver{};  // that is the cause
+
+  // He pins or holds the buffer: it stays in its placement, whoever wants it elsewhere.
+  auto blocks_moves() const noexcept -> bool;
+  // The driver of the buffer's device has to wait for him when that is to go away.
+  auto blocks_revoke() const noexcept -> bool;
+  // For people: "the buffer may move, and the device follows".
+  auto text() const -> std::string;
 };
 
 // What one importer gets.
@@ -89,6 +127,16 @@ struct planned_verdict {
   std::vector<reason> caveats{};  // change nothing: virtual_machine
   // Copies by a CPU per byte moved: 0 on P2P, stolen and system, 1 on bounce.
   unsigned copies = 0;
+  dmabridge::claim claim{};  // at worst, if it is unknown
+};
+
+// Somebody who uses the buffer already, and keeps it where it is or its device from going.
+struct keeper {
+  user_kind kind = user_kind::static_attachment;
+  std::string name{};  // the device's or the process's
+  std::string driver{};
+  std::optional<pci_address> device{};
+  dmabridge::claim claim{};
 };
 
 // What the set would get if the buffer's policy were this one.
@@ -106,6 +154,7 @@ struct plan {
   std::vector<planned_verdict> importers{};                     // in the order asked
   // Who takes the buffer off its device, though others could have reached it there.
   std::vector<std::size_t> demoting{};
+  std::vector<keeper> kept_by{};       // before any of these importers comes
   std::vector<plan_option> options{};  // require, prefer, forbid
   std::uint64_t moved = 0;
 };
