@@ -9,6 +9,7 @@
 #include <string>
 
 #include "error_of.hpp"
+#include "fake_exporter.hpp"
 #include "rdma_fixture.hpp"
 
 namespace dmabridge {
@@ -202,6 +203,19 @@ TEST_F(rdma_outlook, where_a_region_takes_them_they_block_its_drivers_end) {
   }
 }
 
+// Of RAM nobody has to wait for: what it has of that is in quarantine.
+TEST_F(rdma_outlook, they_block_no_end_where_the_memory_is_ram) {
+  module_.regions.front().kind = DMABRIDGE_REGION_STOLEN;
+  for (const auto* driver : {"efa", "bnxt_en", "mana", "ionic"}) {
+    const auto seen = ahead(nic(driver), {.length = page});
+    EXPECT_EQ(seen.word.route, route::stolen) << driver;
+    EXPECT_TRUE(seen.blocks_moves) << driver;
+    EXPECT_FALSE(seen.blocks_revoke) << driver;
+    EXPECT_THAT(seen.consequence, HasSubstr("quarantine")) << driver;
+  }
+  EXPECT_THAT(ahead(nic("ice"), {.length = page}).consequence, HasSubstr("peers' accesses fail"));
+}
+
 TEST_F(rdma_outlook, driver_that_is_not_known_is_taken_for_the_worst) {
   const auto seen = ahead(nic("new_nic"), {.length = page});
   EXPECT_TRUE(seen.unknown);
@@ -244,9 +258,83 @@ TEST_F(rdma_outlook, pages_that_the_owner_lets_pin_leave_nothing_to_be_tried) {
   EXPECT_EQ(ahead(rxe_, {.length = page, .policy = policy::require}, true).word.route, route::none);
 }
 
+// What the rules of its exporter say is no guess.
+TEST_F(rdma_outlook, system_memory_of_an_exporter_that_is_known_is_that) {
+  query_error_ = EMEDIUMTYPE;
+  const test::fake_exporter udmabuf(module_, "udmabuf");
+  for (const auto* driver : {"mlx5_core", "efa", "new_nic"}) {
+    const auto seen = ahead(nic(driver), {.length = page});
+    EXPECT_EQ(seen.method, registration_method::dmabuf_mr) << driver;
+    EXPECT_EQ(seen.word.route, route::system) << driver;
+    EXPECT_FALSE(seen.unknown || seen.blocks_moves || seen.blocks_revoke) << driver;
+    const auto* const why = has(seen.word.reasons, DMABRIDGE_REASON_FOREIGN_BUFFER);
+    ASSERT_NE(why, nullptr) << driver;
+    EXPECT_EQ(why->name, "udmabuf");
+  }
+  EXPECT_EQ(ahead(nic("mlx5_core"), {.length = page, .policy = policy::require}).word.route,
+            route::none);
+}
+
+TEST_F(rdma_outlook, mapping_that_an_exporter_is_known_not_to_let_pin_is_refused) {
+  query_error_ = EMEDIUMTYPE;
+  const test::fake_exporter udmabuf(module_, "udmabuf");
+  const auto seen = ahead(rxe_, {.length = page});
+  EXPECT_FALSE(seen.unknown);
+  EXPECT_EQ(seen.word.route, route::none);
+  EXPECT_NE(has(seen.word.reasons, DMABRIDGE_REASON_NOT_PINNABLE), nullptr);
+  EXPECT_NE(has(seen.word.reasons, DMABRIDGE_REASON_FOREIGN_BUFFER), nullptr);
+  EXPECT_EQ(seen.consequence, "nothing is registered");
+  // Unless its owner has another.
+  EXPECT_EQ(ahead(rxe_, {.length = page}, true).word.route, route::system);
+}
+
+// An attachment brings no policy, so that the other way is the one to be tried.
+TEST_F(rdma_outlook, forbidden_peer_to_peer_is_kept_by_a_mapping_of_anothers_memory) {
+  query_error_ = EMEDIUMTYPE;
+  const registration_request wanted{.length = page, .policy = policy::forbid};
+  const auto seen = ahead(nic("mlx5_core"), wanted);
+  EXPECT_EQ(seen.method, registration_method::pinned_mapping);
+  EXPECT_TRUE(seen.unknown);
+  const auto vouched = ahead(nic("mlx5_core"), wanted, true);
+  EXPECT_FALSE(vouched.unknown);
+  EXPECT_EQ(vouched.word.route, route::system);
+  const test::fake_exporter udmabuf(module_, "udmabuf");
+  EXPECT_EQ(ahead(nic("mlx5_core"), wanted).word.route, route::none);
+}
+
+TEST_F(rdma_outlook, what_is_not_known_of_an_exporter_is_said) {
+  query_error_ = EMEDIUMTYPE;
+  const test::fake_exporter nobody(module_, "nobody");
+  const auto seen = ahead(nic("mlx5_core"), {.length = page});
+  EXPECT_TRUE(seen.unknown);
+  EXPECT_EQ(seen.word.route, route::unproved);
+  const auto* const gap = has(seen.word.reasons, DMABRIDGE_REASON_PATH_UNKNOWN);
+  ASSERT_NE(gap, nullptr);
+  EXPECT_THAT(gap->evidence(), HasSubstr("exporter nobody"));
+}
+
 TEST_F(rdma_outlook, revoked_buffer_is_none) {
   revoked_ = true;
   const auto seen = ahead(rxe_, {.length = page});
+  EXPECT_EQ(seen.word.route, route::none);
+  EXPECT_NE(has(seen.word.reasons, DMABRIDGE_REASON_REVOKED), nullptr);
+  EXPECT_FALSE(seen.unknown || seen.blocks_moves || seen.blocks_revoke);
+  EXPECT_EQ(seen.consequence, "nothing is registered");
+}
+
+TEST_F(rdma_outlook, buffer_whose_region_is_gone_is_none_either) {
+  const auto memory = take();
+  const auto machine = one_switch("mlx5_core");
+  module_.regions.clear();
+  ON_CALL(module_.calls, ioctl(test::control_fd, DMABRIDGE_IOCTL_QUERY, testing::_))
+      .WillByDefault([](int, unsigned long, void* argument) {
+        auto& raw = *static_cast<dmabridge_query*>(argument);
+        raw.region_id = 77;
+        raw.policy = DMABRIDGE_POLICY_PREFER;
+        return 0;
+      });
+  const auto seen =
+      look_ahead(machine, nic("mlx5_core"), &control_, memory, {.length = page}, false);
   EXPECT_EQ(seen.word.route, route::none);
   EXPECT_NE(has(seen.word.reasons, DMABRIDGE_REASON_REVOKED), nullptr);
 }

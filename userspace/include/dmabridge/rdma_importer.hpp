@@ -47,9 +47,9 @@ class DMABRIDGE_API rdma_importer {
 
   // What register_memory() would give. Of a device whose driver attaches to dma-bufs the kernel is
   // asked (confirm.hpp), and the verdict is confirmed; else, and if the module is too old for the
-  // question, it is predicted from what there is to know about this machine (plan.hpp). Registers
-  // nothing and moves nothing. Throws dmabridge::error: of kind usage for a request that makes no
-  // sense.
+  // question, it is predicted from what there is to know about this machine (plan.hpp) and about
+  // other exporters (exporter_rules.hpp). Registers nothing and moves nothing. Throws
+  // dmabridge::error: of kind usage for a request that makes no sense.
   auto outlook(const buffer& memory, const registration_request& wanted) const
       -> registration_outlook;
   // The same for memory of any API, with what its owner lets be pinned.
