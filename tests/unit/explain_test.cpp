@@ -503,6 +503,102 @@ TEST_F(confirmed_explain_test,
   EXPECT_THAT(out(), ContainsRegex("blocked +pages "));
 }
 
+TEST_F(confirmed_explain_test, who_would_keep_the_buffer_is_told_before_anything_is_registered) {
+  module_.regions[0].flags |= DMABRIDGE_REGION_TAKES_UNREVOCABLE;
+  around_.facts.rdma.push_back(
+      {.name = "bnxt_re0", .function = at("06:00.0"), .driver = "bnxt_en"});
+  around_.facts.rdma.push_back({.name = "rxe0", .driver = "rdma_rxe", .software = true});
+  EXPECT_EQ(run({"vram0", "nvme0n1", "mlx5_0", "bnxt_re0"}), exit_p2p) << out() << err();
+  EXPECT_THAT(out(),
+              AllOf(HasSubstr("p2p_bus, no copy (confirmed)"),
+                    HasSubstr("  kept by     bnxt_re0: the buffer stays where it is until "
+                              "it is deregistered, and the driver of its device cannot be "
+                              "unbound before: driver bnxt_en does not let itself be "
+                              "stopped\n"),
+                    ContainsRegex("ok +importer +its driver pins the buffer"),
+                    Not(HasSubstr("kept by     nvme0n1")), Not(HasSubstr("kept by     mlx5_0"))));
+  ASSERT_EQ(run({"vram0", "nvme0n1", "mlx5_0", "bnxt_re0", "--json"}), exit_p2p);
+  const auto importers = parsed()["plan"]["importers"];
+  EXPECT_EQ(parsed()["plan"]["kept_by"], nlohmann::json::array());
+  EXPECT_EQ(importers[0]["blocks_moves"], false);
+  EXPECT_THAT(importers[0]["consequence"].get<std::string>(), HasSubstr("commands in flight"));
+  EXPECT_EQ(importers[1]["blocks_moves"], false);
+  EXPECT_THAT(importers[1]["consequence"].get<std::string>(), HasSubstr("the device follows"));
+  EXPECT_EQ(importers[2]["blocks_moves"], true);
+  EXPECT_EQ(importers[2]["blocks_revoke"], true);
+  EXPECT_THAT(importers[2]["consequence"].get<std::string>(), HasSubstr("driver bnxt_en"));
+  EXPECT_EQ(run({"vram0", "rxe0"}), exit_not_p2p) << out();
+  EXPECT_THAT(out(), HasSubstr("kept by     rxe0: the buffer stays in system memory until it is "
+                               "deregistered; its device may go away meanwhile"));
+}
+
+TEST_F(explain_test, driver_that_nobody_knows_is_said_to_be_that_and_counts_as_the_worst) {
+  around_.facts.rdma.push_back({.name = "odd0", .function = at("06:00.0"), .driver = "novelty"});
+  EXPECT_EQ(run({"GPU0", "odd0"}), exit_unknown) << out() << err();
+  EXPECT_THAT(out(), ContainsRegex("kept by +odd0, at worst: the buffer may have to stay .* driver "
+                                   "novelty is none that is known here\n"));
+  EXPECT_EQ(run({"GPU0", "0000:06:00.0"}), exit_p2p) << out() << err();
+  EXPECT_THAT(out(), HasSubstr("of a PCI address it is not known"));
+  ASSERT_EQ(run({"GPU0", "odd0", "--json"}), exit_unknown);
+  const auto odd = parsed()["plan"]["importers"][0];
+  EXPECT_EQ(odd["blocks_moves"], true);
+  EXPECT_EQ(odd["blocks_revoke"], true);
+}
+
+TEST_F(explain_test, memory_of_a_gpu_driver_is_kept_too) {
+  around_.facts.rdma.push_back({.name = "efa_0", .function = at("06:00.0"), .driver = "efa"});
+  EXPECT_EQ(run({"renderD128", "efa_0", "nvme0n1"}), exit_not_p2p) << out() << err();
+  EXPECT_THAT(out(), AllOf(HasSubstr("kept by     efa_0: "), HasSubstr("its exporter cannot stop"),
+                           Not(HasSubstr("kept by     nvme0n1"))));
+}
+
+// Those who are there already, by name.
+TEST_F(confirmed_explain_test, who_pins_a_buffer_already_is_named) {
+  ON_CALL(module_.calls, ioctl(control_fd, DMABRIDGE_IOCTL_QUERY, _))
+      .WillByDefault([this](int, unsigned long, void* argument) {
+        auto& query = *static_cast<dmabridge_query*>(argument);
+        query.region_id = module_.regions[0].id;
+        query.placement = DMABRIDGE_PLACEMENT_DEVICE;
+        query.policy = DMABRIDGE_POLICY_PREFER;
+        query.size = 4096;
+        query.nr_users = 2;
+        auto* const users = reinterpret_cast<dmabridge_user*>(query.users);
+        users[0] = {.kind = DMABRIDGE_USER_DYNAMIC,
+                    .flags = DMABRIDGE_USER_HAS_DEVICE | DMABRIDGE_USER_P2P |
+                             DMABRIDGE_USER_PEER2PEER | DMABRIDGE_USER_PINNED,
+                    .device = 0x0600,
+                    .policy = DMABRIDGE_POLICY_PREFER,
+                    .__reserved = 0,
+                    .name = "0000:06:00.0",
+                    .driver = "bnxt_en",
+                    .verdict = {}};
+        users[1] = {.kind = DMABRIDGE_USER_HOLD,
+                    .flags = DMABRIDGE_USER_NEEDS_DEVICE,
+                    .device = 0,
+                    .policy = DMABRIDGE_POLICY_REQUIRE,
+                    .__reserved = 0,
+                    .name = "trainer",
+                    .driver = "",
+                    .verdict = {}};
+        return 0;
+      });
+  EXPECT_EQ(run({"fd:9", "nvme0n1"}), exit_p2p) << out() << err();
+  EXPECT_THAT(out(), AllOf(HasSubstr("kept by     0000:06:00.0 (dynamic_attachment, driver "
+                                     "bnxt_en, device 0000:06:00.0), already: the buffer stays "
+                                     "where it is until it lets go of it, and the driver of its "
+                                     "device cannot be unbound before"),
+                           HasSubstr("kept by     trainer (hold), already: ")));
+  ASSERT_EQ(run({"fd:9", "nvme0n1", "--json"}), exit_p2p);
+  const auto kept = parsed()["plan"]["kept_by"];
+  ASSERT_EQ(kept.size(), 2U);
+  EXPECT_EQ(kept[0]["device"], "0000:06:00.0");
+  EXPECT_EQ(kept[0]["driver"], "bnxt_en");
+  EXPECT_EQ(kept[0]["blocks_revoke"], true);
+  EXPECT_EQ(kept[1]["kind"], "hold");
+  EXPECT_EQ(kept[1]["device"], nullptr);
+  EXPECT_EQ(kept[1]["blocks_revoke"], false);
+}
+
 TEST_F(explain_test, buffer_of_another_exporter_needs_no_module) {
   test::fake_module module;
   ON_CALL(module.calls, open(testing::StrEq(control::node), _, _))

@@ -128,13 +128,28 @@ TEST(json, plan) {
   joint.options = {{.policy = policy::forbid, .routes = {route::system}, .copies = {0}}};
   const auto object = to_json(joint);
   EXPECT_THAT(keys(object),
-              ElementsAre("state", "placement", "moved", "demoting", "importers", "options"));
+              ElementsAre("state", "placement", "moved", "demoting", "kept_by", "importers",
+                          "options"));
   EXPECT_EQ(object["demoting"][0], "mlx5_0");
   EXPECT_THAT(keys(object["importers"][0]),
-              ElementsAre("importer", "verdict", "unknown", "missing", "caveats", "copies"));
+              ElementsAre("importer", "verdict", "unknown", "missing", "caveats", "copies",
+                          "blocks_moves", "blocks_revoke", "consequence"));
   EXPECT_THAT(keys(object["options"][0]),
               ElementsAre("policy", "placement", "routes", "copies", "moved"));
   EXPECT_EQ(object["options"][0]["routes"][0], "system");
+}
+
+TEST(json, keeper) {
+  const auto object = to_json(keeper{.kind = user_kind::dynamic_attachment,
+                                     .name = "0000:05:00.0",
+                                     .driver = "bnxt_en",
+                                     .device = pci_address::unpack(0x500),
+                                     .claim = {.consequence = consequence::revoke_waits}});
+  EXPECT_THAT(keys(object), ElementsAre("kind", "name", "driver", "device", "blocks_moves",
+                                        "blocks_revoke", "consequence"));
+  EXPECT_EQ(object["kind"], to_string(user_kind::dynamic_attachment));
+  EXPECT_EQ(object["blocks_moves"], true);
+  EXPECT_EQ(object["blocks_revoke"], true);
 }
 
 TEST(json, proof_and_difference) {

@@ -360,16 +360,17 @@ auto pages_check(const buffer_facts& facts) -> check {
 }
 
 auto importer_check(const importer_facts& importer) -> check {
-  const auto follows = importer.is_static
-                           ? "its driver attaches once and for all"
-                           : "its driver follows a buffer that moves, and asks for peer to peer";
+  const auto* const manner =
+      importer.is_static ? "its driver attaches once and for all"
+      : importer.pins    ? "its driver pins the buffer where it is, and asks for peer to peer"
+                         : "its driver follows a buffer that moves, and asks for peer to peer";
   switch (importer.kind) {
     case importer_kind::block:
     case importer_kind::file:
       return {.subject = "importer", .evidence = "its disk's driver takes peer-to-peer memory"};
     case importer_kind::rdma:
     case importer_kind::gpu:
-      return {.subject = "importer", .evidence = follows};
+      return {.subject = "importer", .evidence = manner};
     case importer_kind::pci:
       break;
   }

@@ -85,6 +85,27 @@ auto verdict_lines(const explanation& told) -> std::string {
   return text;
 }
 
+auto who_is(const keeper& one) -> std::string {
+  return fmt::format("{} ({}{}{}), already", one.name, to_string(one.kind),
+                     one.driver.empty() ? "" : ", driver " + one.driver,
+                     one.device ? ", device " + to_string(*one.device) : "");
+}
+
+// Who keeps it where it is, or its device from going: those who are there, and those who would be.
+auto keeper_lines(const explanation& told) -> std::string {
+  std::string text;
+  const auto add = [&](const std::string& who, const claim& what) {
+    text += line("kept by", fmt::format("{}: {}", who, what.text()));
+  };
+  for (const auto& one : told.joint.kept_by) add(who_is(one), one.claim);
+  for (const auto& importer : told.joint.importers) {
+    const auto& what = importer.claim;
+    if (!what.blocks_moves() && !what.blocks_revoke()) continue;
+    add(importer.importer + (importer.unknown ? ", at worst" : ""), what);
+  }
+  return text;
+}
+
 // What each policy would come to, so that the choice is an informed one.
 auto option_lines(const explanation& told) -> std::string {
   std::string text;
@@ -272,8 +293,8 @@ auto to_text(const explanation& told) -> std::string {
   for (std::size_t i = 0; i < told.importers.size(); ++i) {
     text += section(title_of(told.importers[i]), told.of_importers[i]);
   }
-  text +=
-      "plan\n" + line("buffer in", placement_text(told.facts, told.joint)) + verdict_lines(told);
+  text += "plan\n" + line("buffer in", placement_text(told.facts, told.joint)) +
+          verdict_lines(told) + keeper_lines(told);
   text += "\nby policy\n" + option_lines(told);
   const auto seen = difference_lines(told) + proof_lines(told);
   if (!seen.empty()) text += "\nevidence\n" + seen;

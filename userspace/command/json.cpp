@@ -224,13 +224,30 @@ auto to_json(const buffer_facts& memory) -> json {
           {"move_limit", value_or_null(memory.move_limit)}};
 }
 
+auto to_json(const claim& what) -> json {
+  return {{"blocks_moves", what.blocks_moves()},
+          {"blocks_revoke", what.blocks_revoke()},
+          {"consequence", what.text()}};
+}
+
+auto to_json(const keeper& who) -> json {
+  json object = {{"kind", to_string(who.kind)},
+                 {"name", who.name},
+                 {"driver", who.driver},
+                 {"device", address(who.device)}};
+  object.update(to_json(who.claim));
+  return object;
+}
+
 auto to_json(const planned_verdict& importer) -> json {
-  return {{"importer", importer.importer},
-          {"verdict", to_json(importer.word)},
-          {"unknown", importer.unknown},
-          {"missing", to_array(importer.missing)},
-          {"caveats", to_array(importer.caveats, importer.word.policy)},
-          {"copies", importer.copies}};
+  json object = {{"importer", importer.importer},
+                 {"verdict", to_json(importer.word)},
+                 {"unknown", importer.unknown},
+                 {"missing", to_array(importer.missing)},
+                 {"caveats", to_array(importer.caveats, importer.word.policy)},
+                 {"copies", importer.copies}};
+  object.update(to_json(importer.claim));
+  return object;
 }
 
 auto to_json(const plan_option& option) -> json {
@@ -250,6 +267,7 @@ auto to_json(const plan& joint) -> json {
           {"placement", to_string(joint.placement)},
           {"moved", joint.moved},
           {"demoting", demoting},
+          {"kept_by", to_array(joint.kept_by)},
           {"importers", to_array(joint.importers)},
           {"options", to_array(joint.options)}};
 }

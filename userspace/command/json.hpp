@@ -40,6 +40,8 @@ auto to_json(const device& entry, const pci_function& function) -> json;
 auto to_json(const pci_path& path) -> json;
 auto to_json(const exporter_rules& rules) -> json;
 auto to_json(const buffer_facts& memory) -> json;
+auto to_json(const claim& what) -> json;
+auto to_json(const keeper& who) -> json;
 auto to_json(const planned_verdict& importer) -> json;
 auto to_json(const plan_option& option) -> json;
 auto to_json(const plan& joint) -> json;
