@@ -272,7 +272,8 @@ void dmabridge_recovered(struct dmabridge_region *region);
  * logged.
  *
  * Return: 0; -EBUSY: a buffer is pinned, or mapped by somebody who cannot be
- * told; -ENOMEM; -EINTR: a fatal signal; -EIO or another error of the engine's.
+ * told, or block I/O on it has not ended in some seconds; -ENOMEM; -EINTR: a fatal
+ * signal; -EIO or another error of the engine's.
  */
 int dmabridge_suspend(struct dmabridge_region *region);
 

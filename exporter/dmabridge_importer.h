@@ -7,7 +7,7 @@
  * An importer becomes a *user* of a buffer, which negotiates a route for it and
  * may move the buffer; then it brackets each I/O in begin and end. Between the
  * two the backing cannot change, be moved or be freed: a move or a revoke first
- * waits for all I/O to end.
+ * waits for all I/O to end. A move gives up after a while, a revoke of a BAR does not.
  */
 #ifndef _DMABRIDGE_IMPORTER_H
 #define _DMABRIDGE_IMPORTER_H

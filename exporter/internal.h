@@ -5,7 +5,8 @@
  * Locks, outermost first:
  *
  *   dmabridge_buffer.place_lock	mutex: whoever changes the placement or the set of
- *					users. Held over copies and over waits for I/O.
+ *					users. Held over copies and over waits for I/O,
+ *					for which there is a limit (IO_PATIENCE).
  *   dma_resv of the buffer		as in dma-buf's locking convention. May be taken
  *					under mmap_lock, so no user memory is touched
  *					and no place_lock is taken under it.
@@ -20,7 +21,9 @@
  * The gate. Block I/O of our own takes no dma_resv: it holds a per-CPU reference
  * on dmabridge_buffer.gate instead, from dmabridge_io_begin() until its DMA has
  * ended. Whoever changes the backing closes the gate and waits for it to drain
- * first, before taking dma_resv: nothing waits for I/O under dma_resv.
+ * first, before taking dma_resv: nothing waits for I/O under dma_resv. I/O on a file
+ * system that never answers does not end: a move is refused then, and a revoke leaves
+ * RAM to it.
  */
 #ifndef _DMABRIDGE_INTERNAL_H
 #define _DMABRIDGE_INTERNAL_H
@@ -355,6 +358,9 @@ int dmabridge_buffer_query(struct dmabridge_buffer *buffer, struct dmabridge_que
 
 /* --- placement.c ---------------------------------------------------------- */
 
+/* With I/O that may never end, before it is left to itself: jiffies. */
+#define IO_PATIENCE	(3 * HZ)
+
 /*
  * Move a buffer. place_lock held. @why is put on record. Reasons for a failure
  * are added to @verdict.
@@ -373,7 +379,8 @@ int dmabridge_check_request(struct dmabridge_buffer *buffer, u32 placement,
 /*
  * Whether dmabridge_move_locked() can be expected to succeed: what it alone finds
  * out (no memory, pins through user mappings, fences that do not end, an engine
- * that fails) is left out. Reasons against it are added to @verdict. place_lock held.
+ * that fails, I/O that does not end) is left out. Reasons against it are added to
+ * @verdict. place_lock held.
  */
 int dmabridge_check_move(struct dmabridge_buffer *buffer, u32 placement,
 			 struct dmabridge_verdict *verdict);

@@ -51,20 +51,28 @@ static void gate_open(struct dmabridge_buffer *buffer)
 }
 
 /*
- * Return: 0: closed and drained; else it is open again: -EINTR: a fatal signal;
- * -ENODEV: a revoke began, which must not wait for I/O that a move waits for.
+ * Waits for I/O, but not for ever: behind us others wait for place_lock, who cannot be
+ * killed, to detach for example.
+ * Return: 0: closed and drained; else it is open again, and whoever came to it goes on:
+ * -EINTR: a fatal signal; -ENODEV: a revoke began, which must not wait for I/O that a
+ * move waits for; -EBUSY: there is I/O that does not end.
  */
 static int gate_close(struct dmabridge_buffer *buffer)
 {
-	int ret;
+	long left;
 
+	lockdep_assert_held(&buffer->place_lock);
 	percpu_ref_kill(&buffer->gate);
-	ret = wait_event_killable(buffer->gate_wait,
-				  percpu_ref_is_zero(&buffer->gate) || READ_ONCE(buffer->revoked));
-	if (!ret && percpu_ref_is_zero(&buffer->gate))
+	left = wait_event_killable_timeout(buffer->gate_wait,
+					   percpu_ref_is_zero(&buffer->gate) ||
+						   READ_ONCE(buffer->revoked),
+					   IO_PATIENCE);
+	if (left >= 0 && percpu_ref_is_zero(&buffer->gate))
 		return 0;
 	gate_open(buffer);
-	return ret ? -EINTR : -ENODEV;
+	if (left < 0)
+		return -EINTR;
+	return left ? -ENODEV : -EBUSY;
 }
 
 /* --- move ---------------------------------------------------------------------- */
@@ -113,6 +121,15 @@ static void explain_stop(struct dmabridge_verdict *verdict, int error)
 		add_reason(verdict, DMABRIDGE_REASON_REVOKED, 0);
 	else
 		add_reason(verdict, DMABRIDGE_REASON_COPY_FAILED, -error);
+}
+
+/* Why the gate did not stay closed, and there was no move. */
+static void explain_open_gate(struct dmabridge_verdict *verdict, int error)
+{
+	if (error == -EBUSY)
+		add_reason(verdict, DMABRIDGE_REASON_IO_IN_FLIGHT, jiffies_to_msecs(IO_PATIENCE));
+	else
+		explain_stop(verdict, error);
 }
 
 static u64 count_importer_pins(struct dmabridge_buffer *buffer)
@@ -259,7 +276,7 @@ static int try_move(struct dmabridge_buffer *buffer, u32 placement,
 	}
 	ret = gate_close(buffer);
 	if (ret) {
-		explain_stop(verdict, ret);
+		explain_open_gate(verdict, ret);
 		dmabridge_backing_put(to);
 		return ret;
 	}
@@ -448,10 +465,12 @@ unlock:
 }
 
 /*
- * Of what was on the device. I/O on a BAR is on block devices and the file systems that
- * are listed, and ends. On RAM it can be on one that never answers. That is no concern of
- * the device: stolen memory that is still in use at @until stays until the buffer is
- * released, as system memory does anyway. Return: whether no I/O is left.
+ * Of what was on the device. I/O on a BAR is waited for until it ends, since its DMA may
+ * come at any time before: it is on block devices, which end it, and on files of the file
+ * systems that are listed, which can make it wait for whoever has locked the file. I/O on
+ * RAM can be on one that never answers. That is no concern of the device: stolen memory
+ * that is still in use at @until stays until the buffer is released, as system memory
+ * does anyway. Return: whether no I/O is left.
  */
 static bool drain(struct dmabridge_buffer *buffer, unsigned long until)
 {

@@ -21,7 +21,6 @@
 
 #define MAX_REGIONS		256
 #define DEFAULT_MOVE_LIMIT	SZ_256M
-#define IO_PATIENCE		(3 * HZ)	/* with I/O on RAM, before it is left to itself */
 
 static dev_t region_devt;
 static DEFINE_IDA(region_minors);

@@ -142,6 +142,7 @@ enum dmabridge_reason_code {
 	DMABRIDGE_REASON_NO_IMPORTER		= 73,	/* dmabridge_block is not loaded */
 	DMABRIDGE_REASON_LEG			= 74,	/* a disk that it is made of cannot; name: that one, device: its function */
 	DMABRIDGE_REASON_RAID_WRITE		= 75,	/* md takes a failed P2P write for a failed leg; name: the disk */
+	DMABRIDGE_REASON_IO_IN_FLIGHT		= 76,	/* it does not end, so the buffer cannot move; value: ms that it was waited for */
 
 	/* RDMA devices */
 	DMABRIDGE_REASON_NO_DMABUF_MR		= 80,	/* asking for a dma-buf MR failed, not known through whom; name: the device, value: errno */
@@ -376,9 +377,9 @@ struct dmabridge_event {
  *
  * 0: it would be served. Else the error that its attach or bind would get; the
  * verdict comes with both. What a move alone finds out is not foretold: memory
- * that is used up, pages pinned through user mappings, a copy engine that fails.
- * Nor what only a claim finds out of a partition to be written: that somebody has
- * claimed the whole disk.
+ * that is used up, pages pinned through user mappings, a copy engine that fails,
+ * block I/O that does not end. Nor what only a claim finds out of a partition to be
+ * written: that somebody has claimed the whole disk.
  */
 struct dmabridge_negotiate {
 	__s32 fd;			/* in: the dma-buf, or -1 */

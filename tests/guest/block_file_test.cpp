@@ -12,11 +12,14 @@
 #include <array>
 #include <atomic>
 #include <csignal>
+#include <future>
 #include <initializer_list>
 #include <memory>
 #include <thread>
 
 #include "support/block_fixture.hpp"
+#include "support/patience.hpp"
+#include "support/silent_fuse.hpp"
 
 namespace dmabridge::test {
 namespace {
@@ -446,6 +449,53 @@ TEST_F(OtherTarget, FileThatGetsADataJournalIsNotP2pAnyMore) {
     journal_data(bound.target.get());
     EXPECT_LT(load(bound, 256 * KiB), 0);
     EXPECT_EQ(bound.bytes_on(DMABRIDGE_ROUTE_P2P_BUS), 0u);
+  }
+  unlink(path.c_str());
+}
+
+// Nor does peer-to-peer I/O always end: a file that grows is locked for as long as the memory that
+// is written to it does not come.
+TEST_F(OtherTarget, MoveWithAFileThatStaysLockedIsRefused) {
+  constexpr std::uint64_t size = 64 * KiB;
+  const Mount mount(drive("SAMESW", "ext4").path(), "ext4");
+  const std::string path = mount.file("locked");
+  make_pattern_file(path, size, 0x75);
+  {
+    SilentFuse fuse;
+    const Bound bound = make(path, size, DMABRIDGE_POLICY_PREFER, DMABRIDGE_BIND_READ, O_RDONLY);
+    ASSERT_EQ(bound.binding.error, 0) << describe(bound.binding.verdict);
+    ASSERT_EQ(bound.binding.verdict.route, DMABRIDGE_ROUTE_P2P_BUS);
+    ASSERT_EQ(load(bound, size), static_cast<std::int64_t>(size));
+
+    const Fd silent = open_file(fuse.path(), O_RDONLY), file = open_file(path, O_WRONLY | O_DIRECT);
+    const Mapping source(silent.get(), 4096, 0, PROT_READ);
+    std::future<ssize_t> written = std::async(
+        std::launch::async, [&] { return pwrite(file.get(), source.data(), 4096, size); });
+    EXPECT_TRUE(eventually([&] { return fuse.reads() > 0; })) << "nobody writes";
+    ring_.prepare(bound.fd(), DMABRIDGE_URING_READ, 0, 4096, 0);
+    ring_.submit();
+    int result = 0;
+    EXPECT_FALSE(ring_.wait_for(500, &result)) << "the file is not locked; result " << result;
+
+    dmabridge_verdict verdict{};
+    std::future<int> moved = std::async(std::launch::async, [&] {
+      return move(bound.buffer.get(), DMABRIDGE_PLACEMENT_SYSTEM, &verdict);
+    });
+    const bool ended =
+        moved.wait_for(patience(std::chrono::seconds(20))) == std::future_status::ready;
+    EXPECT_TRUE(ended) << "the mover waits for the I/O";
+    if (ended) {
+      EXPECT_EQ(moved.get(), -EBUSY);
+      EXPECT_NE(find_reason(verdict, DMABRIDGE_REASON_IO_IN_FLIGHT), nullptr) << describe(verdict);
+      EXPECT_EQ(placement(bound.buffer.get()), DMABRIDGE_PLACEMENT_DEVICE);
+      EXPECT_EQ(difference(bound, size, 0x75), "");
+    }
+    fuse.abort();
+    EXPECT_EQ(written.get(), -1);
+    ASSERT_TRUE(ring_.wait_for(10000, &result)) << "the command hangs";
+    EXPECT_EQ(result, 4096);
+    EXPECT_EQ(move(bound.buffer.get(), DMABRIDGE_PLACEMENT_SYSTEM), 0);
+    EXPECT_EQ(difference(bound, size, 0x75), "");
   }
   unlink(path.c_str());
 }

@@ -16,6 +16,7 @@
 #include "support/patience.hpp"
 #include "support/pci_driver.hpp"
 #include "support/silent_fuse.hpp"
+#include "support/test_importer.hpp"
 
 namespace dmabridge::test {
 namespace {
@@ -307,6 +308,110 @@ TEST_F(Stolen, UnbindWithIoThatNeverEndsIsQuarantine) {
     EXPECT_LT(result, 0);
   }
   EXPECT_TRUE(eventually(unregistered_are_gone));
+}
+
+// Whoever would move the buffer is refused after a while, and keeps nobody for longer: neither I/O
+// that comes meanwhile, nor an importer's driver that detaches, which cannot be killed.
+TEST_F(Stolen, MoveWithIoThatNeverEndsIsRefused) {
+  constexpr std::uint64_t size = 64 * KiB, at = 32 * KiB;
+  SilentFuse fuse;
+  const Bound bound = make_stolen(fuse.path(), size, DMABRIDGE_POLICY_PREFER);
+  ASSERT_EQ(bound.binding.error, 0) << describe(bound.binding.verdict);
+  const Mapping mapping(bound.buffer.get(), size);
+  fill_pattern(mapping.data(), size, 0x45, 0);
+  const auto expect_whole = [&] {
+    EXPECT_EQ(pattern_difference(mapping.data(), at, 0x45, 0), "");
+    EXPECT_EQ(pattern_difference(mapping.data() + at, 4096, 0xa0, 0), "");
+    EXPECT_EQ(pattern_difference(mapping.data() + at + 4096, size - at - 4096, 0x45, at + 4096),
+              "");
+  };
+  Attached second = attach(bound.buffer.get(), dynamic);
+  ASSERT_EQ(second.error, 0);
+  const Fd disk = open_file(drive("SAMESW").path(), O_RDONLY | O_DIRECT);
+  const Binding reader = bind(bound.buffer.get(), disk.get(), DMABRIDGE_POLICY_PREFER);
+  ASSERT_EQ(reader.error, 0) << describe(reader.verdict);
+  const Query before = query(bound.buffer.get());
+
+  ring_.prepare(bound.fd(), DMABRIDGE_URING_READ, 0, 4096, 0);
+  ring_.submit();
+  EXPECT_TRUE(eventually([&] { return fuse.reads() > 0; })) << "the command reads nothing";
+  dmabridge_verdict verdict{};
+  std::future<int> moved = std::async(std::launch::async, [&] {
+    return move(bound.buffer.get(), DMABRIDGE_PLACEMENT_SYSTEM, &verdict);
+  });
+  Ring later;
+  int result = 0;
+  EXPECT_TRUE(eventually([&] {
+    later.prepare(reader.fd.get(), DMABRIDGE_URING_READ, at, 4096, 0);
+    later.submit();
+    return !later.wait_for(100, &result);
+  })) << "nobody moves the buffer";
+  std::future<void> detached = std::async(std::launch::async, [&] { second.attachment.detach(); });
+
+  EXPECT_EQ(detached.wait_for(patience(std::chrono::seconds(20))), std::future_status::ready)
+      << "detaching waits for the I/O";
+  const bool ended =
+      moved.wait_for(patience(std::chrono::seconds(20))) == std::future_status::ready;
+  EXPECT_TRUE(ended) << "the mover waits for the I/O";
+  if (ended) {
+    EXPECT_EQ(moved.get(), -EBUSY);
+    const dmabridge_reason* reason = find_reason(verdict, DMABRIDGE_REASON_IO_IN_FLIGHT);
+    EXPECT_TRUE(reason != nullptr && (reason->flags & DMABRIDGE_REASON_BLOCKS_MOVE) != 0 &&
+                reason->value > 0)
+        << describe(verdict);
+    EXPECT_TRUE(later.wait_for(10000, &result)) << "what came meanwhile hangs";
+    EXPECT_EQ(result, 4096);
+    const Query after = query(bound.buffer.get());
+    EXPECT_EQ(after.head.placement, static_cast<unsigned>(DMABRIDGE_PLACEMENT_DEVICE));
+    EXPECT_EQ(after.head.generation, before.head.generation);
+    EXPECT_EQ(after.head.moves, before.head.moves);
+    expect_whole();
+
+    // So is whoever wants the buffer elsewhere when he comes.
+    const Hold held = hold(bound.buffer.get(), DMABRIDGE_PLACEMENT_SYSTEM);
+    EXPECT_EQ(held.error, -EBUSY);
+    EXPECT_NE(find_reason(held.verdict, DMABRIDGE_REASON_IO_IN_FLIGHT), nullptr)
+        << describe(held.verdict);
+    const Binding redirected = bind(bound.buffer.get(), disk.get(), DMABRIDGE_POLICY_FORBID);
+    EXPECT_EQ(redirected.error, -EBUSY);
+    EXPECT_NE(find_reason(redirected.verdict, DMABRIDGE_REASON_IO_IN_FLIGHT), nullptr)
+        << describe(redirected.verdict);
+  }
+  fuse.abort();
+  ASSERT_TRUE(ring_.wait_for(10000, &result)) << "the command hangs";
+  EXPECT_LT(result, 0);
+  EXPECT_EQ(move(bound.buffer.get(), DMABRIDGE_PLACEMENT_SYSTEM), 0);
+  EXPECT_EQ(placement(bound.buffer.get()), static_cast<unsigned>(DMABRIDGE_PLACEMENT_SYSTEM));
+  expect_whole();
+}
+
+// Who leaves is not refused: the buffer stays where it was.
+TEST_F(Stolen, LeavingWithIoThatNeverEndsDoesNotWaitForIt) {
+  SilentFuse fuse;
+  const Bound bound = make_stolen(fuse.path(), 64 * KiB, DMABRIDGE_POLICY_PREFER);
+  ASSERT_EQ(bound.binding.error, 0) << describe(bound.binding.verdict);
+  Hold held = hold(bound.buffer.get(), DMABRIDGE_PLACEMENT_SYSTEM);
+  ASSERT_EQ(held.error, 0) << describe(held.verdict);
+  ring_.prepare(bound.fd(), DMABRIDGE_URING_READ, 0, 4096, 0);
+  ring_.submit();
+  EXPECT_TRUE(eventually([&] { return fuse.reads() > 0; })) << "the command reads nothing";
+
+  std::future<void> left = std::async(std::launch::async, [&] { held.fd.reset(); });
+  EXPECT_EQ(left.wait_for(patience(std::chrono::seconds(20))), std::future_status::ready)
+      << "leaving waits for the I/O";
+  EXPECT_EQ(placement(bound.buffer.get()), static_cast<unsigned>(DMABRIDGE_PLACEMENT_SYSTEM));
+  fuse.abort();
+  int result = 0;
+  ASSERT_TRUE(ring_.wait_for(10000, &result)) << "the command hangs";
+  EXPECT_LT(result, 0);
+  // Another one who leaves takes it home.
+  left.wait();
+  Hold again = hold(bound.buffer.get(), DMABRIDGE_PLACEMENT_SYSTEM);
+  ASSERT_EQ(again.error, 0) << describe(again.verdict);
+  again.fd.reset();
+  EXPECT_TRUE(eventually([&] {
+    return placement(bound.buffer.get()) == static_cast<unsigned>(DMABRIDGE_PLACEMENT_DEVICE);
+  }));
 }
 
 TEST_F(Stolen, UnbindWithoutPinsFreesItAtOnce) {

@@ -131,6 +131,13 @@ TEST(reason, failed_copy_names_the_errno_of_either_sign) {
   EXPECT_EQ(negative.evidence(), why.evidence());
 }
 
+TEST(reason, io_in_flight_says_for_how_long_it_was_waited_for) {
+  const reason why{.code = DMABRIDGE_REASON_IO_IN_FLIGHT, .blocks_move = true, .value = 3000};
+  EXPECT_THAT(why.evidence(), HasSubstr("3000 ms"));
+  EXPECT_THAT(why.remedy(), HasSubstr("try again"));
+  EXPECT_THAT(why.remedy(policy::require), testing::Not(HasSubstr("policy prefer")));
+}
+
 TEST(reason, every_entry_can_be_filled_in_with_and_without_evidence) {
   for (const auto& entry : reason_table()) {
     for (const auto value : {std::uint64_t{0}, std::uint64_t{0x1234}, ~std::uint64_t{0}}) {

@@ -217,6 +217,10 @@ constexpr auto table = std::to_array<reason_description>({
     {DMABRIDGE_REASON_RAID_WRITE, "raid_write",
      "for writes only: md takes a disk to which a peer-to-peer write fails for a broken one",
      "array {name}", "write to a drive that is not in an array", true},
+    {DMABRIDGE_REASON_IO_IN_FLIGHT, "io_in_flight",
+     "block I/O on the buffer does not end, so it cannot move", "it was waited for {value} ms",
+     "try again, once the disk has recovered if it is in trouble; I/O on a FUSE file system that "
+     "does not answer ends with umount -f of that file system"},
 
     {DMABRIDGE_REASON_NO_DMABUF_MR, "no_dmabuf_mr",
      "the RDMA device gives no dma-buf memory regions, and whether its provider library or its "
