@@ -5,8 +5,8 @@
 // anything there.
 //
 // The machine is noisy, so they take short turns, each of them first in as many as the others. A
-// ratio is taken within one turn, and the median of all turns is shown. A second instance of what is
-// written by hand runs along: how far its ratio is from 1 is what the measurement is off by.
+// ratio is taken within one turn, and the median of all turns is shown. A second instance of what
+// is written by hand runs along: how far its ratio is from 1 is what the measurement is off by.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <dmabridge/block_attachment.hpp>
@@ -62,7 +62,8 @@ class ByHand {
       : file_(file),
         memory_(memory),
         shape_(shape),
-        staging_(Mapping::anonymous(whole_huge_pages(std::uint64_t{shape.depth} * shape.block), true)),
+        staging_(
+            Mapping::anonymous(whole_huge_pages(std::uint64_t{shape.depth} * shape.block), true)),
         ring_(shape.depth, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN),
         places_(shape.depth) {}
 
@@ -184,12 +185,13 @@ bool compare(const Shape& shape, unsigned turns) {
   const auto& [hand, library, control] = speeds;
   const double ratio = median_ratio(library, hand);
   const bool good = ratio >= floor_of_ratio;
-  fmt::print("{:<5} {:>6} KiB {:>6}  {:<16} {:>8.0f} {:>8.0f} {:>8.2f} {:>8.2f}  floor {:.2f}: {}\n",
-             shape.way == direction::read ? "load" : "save", shape.block / 1024, shape.depth,
-             fmt::format("{}, {}", dmabridge::to_string(between.method()),
-                         dmabridge::to_string(between.verdict().route)),
-             median(hand), median(library), ratio, median_ratio(control, hand), floor_of_ratio,
-             good ? "holds" : "BELOW");
+  fmt::print(
+      "{:<5} {:>6} KiB {:>6}  {:<16} {:>8.0f} {:>8.0f} {:>8.2f} {:>8.2f}  floor {:.2f}: {}\n",
+      shape.way == direction::read ? "load" : "save", shape.block / 1024, shape.depth,
+      fmt::format("{}, {}", dmabridge::to_string(between.method()),
+                  dmabridge::to_string(between.verdict().route)),
+      median(hand), median(library), ratio, median_ratio(control, hand), floor_of_ratio,
+      good ? "holds" : "BELOW");
   std::fflush(stdout);
   return good;
 }

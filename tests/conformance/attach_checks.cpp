@@ -16,6 +16,10 @@
 namespace dmabridge::test::conformance {
 namespace {
 
+// Mappings of one buffer. More of them, and one of the exporter's own for the CPU, are a leak to
+// CONFIG_DMA_API_DEBUG (ACTIVE_CACHELINE_MAX_OVERLAP).
+constexpr std::size_t most_at_once = 7;
+
 constexpr std::uint32_t directions[] = {TEST_IMPORTER_BIDIRECTIONAL, TEST_IMPORTER_TO_DEVICE,
                                         TEST_IMPORTER_FROM_DEVICE};
 constexpr const char* direction_names[] = {"BIDIRECTIONAL", "TO_DEVICE", "FROM_DEVICE"};
@@ -249,17 +253,22 @@ Result one_memory(Context& context) {
       if (!seen) seen = table;
       require(same_addresses(*seen, table),
               "mapped at the same time, for devices without IOMMU, importers got different memory");
+      // The first stays, beside those of the others.
+      if (turn == 1) succeed(each.attachment.unmap(id), "unmap");
     }
   }
   if (!seen) untried("it takes no importer without a bus, whose addresses name memory");
   return {Outcome::pass, ""};
 }
 
+// The first and the last of them; whoever came last goes first, and then the other way round.
 Result importers_together(Context& context) {
-  const std::vector<Importer> importers = context.importers();
   for (const bool backwards : {false, true}) {
+    std::vector<Importer> importers = context.importers();
+    if (backwards) std::ranges::reverse(importers);
     std::vector<std::pair<std::string, Attached>> all;
     for (const Importer& importer : importers) {
+      if (all.size() == most_at_once) break;
       Attached attached = context.try_importer(importer, TEST_IMPORTER_UNMAP);
       if (attached.error == 0) all.emplace_back(importer.name, std::move(attached));
     }
