@@ -98,6 +98,7 @@ auto question_of(std::uint32_t code) -> question {
     case DMABRIDGE_REASON_NO_SYSTEM_MEMORY:
     case DMABRIDGE_REASON_COPY_FAILED:
     case DMABRIDGE_REASON_INTERRUPTED:
+    case DMABRIDGE_REASON_IO_IN_FLIGHT:
       return {scope::importer, "move"};
     default:
       return {};
