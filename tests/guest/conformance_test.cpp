@@ -57,9 +57,14 @@ TEST_P(KernelsOwn, BreaksNothingButWhatIsKnown) {
   const ConformanceReport report =
       run_conformance(std::string("--exporter ") + GetParam().exporter);
   EXPECT_EQ(report.status, 0) << "what is known is no violation";
-  EXPECT_THAT(report.with("fail"), UnorderedElementsAreArray(GetParam().known))
-      << report.details("fail");
-  for (const std::string& name : GetParam().known) EXPECT_TRUE(report.of(name).known) << name;
+  std::vector<std::string> known = GetParam().known;
+  const std::string of_tables = "map: a table of its own";
+  if (tables_are_hidden()) {
+    EXPECT_EQ(report.of(of_tables).outcome, "untried");
+    std::erase(known, of_tables);
+  }
+  EXPECT_THAT(report.with("fail"), UnorderedElementsAreArray(known)) << report.details("fail");
+  for (const std::string& name : known) EXPECT_TRUE(report.of(name).known) << name;
   EXPECT_EQ(report.of("attach: P2P to the function").outcome, "no");
   EXPECT_EQ(report.of("cpu: vmap").outcome, "yes");
 }
@@ -97,6 +102,9 @@ struct Fault {
 class Faulty : public Conformance, public testing::WithParamInterface<Fault> {};
 
 TEST_P(Faulty, IsFound) {
+  // Such a kernel's DMA API reports the exporter besides, as one that unmaps what is not mapped.
+  if (GetParam().fault == BAD_EXPORTER_SHARES_TABLE && tables_are_hidden())
+    GTEST_SKIP() << "CONFIG_DMABUF_DEBUG hides sg_tables from importers";
   const Output loaded = shell("modprobe dmabridge_bad_exporter");
   ASSERT_EQ(loaded.status, 0) << loaded.text;
   const Fd node = open_file("/dev/dmabridge-bad-exporter", O_RDWR);

@@ -25,6 +25,10 @@ struct ConformanceReport {
   std::string details(const std::string& outcome) const;
 };
 
+// Whether this kernel shows importers other tables than exporters made (CONFIG_DMABUF_DEBUG), so
+// that what only those tell is left untried.
+bool tables_are_hidden();
+
 // Runs it for one exporter. Throws std::exception if it did not get as far as to report.
 ConformanceReport run_conformance(const std::string& arguments);
 
