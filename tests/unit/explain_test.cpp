@@ -384,6 +384,21 @@ class confirmed_explain_test : public explain_test {
     answer_.distance = 4;
   }
 
+  // Whatever fd is asked about is a buffer of the first region, which these use already.
+  void answer_query(std::vector<dmabridge_user> users = {}) {
+    ON_CALL(module_.calls, ioctl(control_fd, DMABRIDGE_IOCTL_QUERY, _))
+        .WillByDefault([this, users](int, unsigned long, void* argument) {
+          auto& query = *static_cast<dmabridge_query*>(argument);
+          query.region_id = module_.regions[0].id;
+          query.placement = DMABRIDGE_PLACEMENT_DEVICE;
+          query.policy = DMABRIDGE_POLICY_PREFER;
+          query.size = 4096;
+          query.nr_users = static_cast<std::uint32_t>(users.size());
+          std::ranges::copy(users, reinterpret_cast<dmabridge_user*>(query.users));
+          return 0;
+        });
+  }
+
   static constexpr int drive_fd = 120;
   test::fake_module module_;
   dmabridge_verdict answer_{};
@@ -452,15 +467,7 @@ TEST_F(confirmed_explain_test, two_regions_of_one_function_must_be_told_apart) {
 }
 
 TEST_F(confirmed_explain_test, buffer_is_known_by_its_region) {
-  ON_CALL(module_.calls, ioctl(control_fd, DMABRIDGE_IOCTL_QUERY, _))
-      .WillByDefault([this](int, unsigned long, void* argument) {
-        auto& query = *static_cast<dmabridge_query*>(argument);
-        query.region_id = module_.regions[0].id;
-        query.placement = DMABRIDGE_PLACEMENT_DEVICE;
-        query.policy = DMABRIDGE_POLICY_PREFER;
-        query.size = 4096;
-        return 0;
-      });
+  answer_query();
   EXPECT_EQ(run({"fd:9", "nvme0n1"}), exit_p2p) << out() << err();
   EXPECT_THAT(out(), HasSubstr("memory fd:9 (buffer of region vram0)"));
 }
@@ -554,34 +561,23 @@ TEST_F(explain_test, memory_of_a_gpu_driver_is_kept_too) {
 
 // Those who are there already, by name.
 TEST_F(confirmed_explain_test, who_pins_a_buffer_already_is_named) {
-  ON_CALL(module_.calls, ioctl(control_fd, DMABRIDGE_IOCTL_QUERY, _))
-      .WillByDefault([this](int, unsigned long, void* argument) {
-        auto& query = *static_cast<dmabridge_query*>(argument);
-        query.region_id = module_.regions[0].id;
-        query.placement = DMABRIDGE_PLACEMENT_DEVICE;
-        query.policy = DMABRIDGE_POLICY_PREFER;
-        query.size = 4096;
-        query.nr_users = 2;
-        auto* const users = reinterpret_cast<dmabridge_user*>(query.users);
-        users[0] = {.kind = DMABRIDGE_USER_DYNAMIC,
-                    .flags = DMABRIDGE_USER_HAS_DEVICE | DMABRIDGE_USER_P2P |
-                             DMABRIDGE_USER_PEER2PEER | DMABRIDGE_USER_PINNED,
-                    .device = 0x0600,
-                    .policy = DMABRIDGE_POLICY_PREFER,
-                    .__reserved = 0,
-                    .name = "0000:06:00.0",
-                    .driver = "bnxt_en",
-                    .verdict = {}};
-        users[1] = {.kind = DMABRIDGE_USER_HOLD,
-                    .flags = DMABRIDGE_USER_NEEDS_DEVICE,
-                    .device = 0,
-                    .policy = DMABRIDGE_POLICY_REQUIRE,
-                    .__reserved = 0,
-                    .name = "trainer",
-                    .driver = "",
-                    .verdict = {}};
-        return 0;
-      });
+  answer_query({{.kind = DMABRIDGE_USER_DYNAMIC,
+                 .flags = DMABRIDGE_USER_HAS_DEVICE | DMABRIDGE_USER_P2P |
+                          DMABRIDGE_USER_PEER2PEER | DMABRIDGE_USER_PINNED,
+                 .device = 0x0600,
+                 .policy = DMABRIDGE_POLICY_PREFER,
+                 .__reserved = 0,
+                 .name = "0000:06:00.0",
+                 .driver = "bnxt_en",
+                 .verdict = {}},
+                {.kind = DMABRIDGE_USER_HOLD,
+                 .flags = DMABRIDGE_USER_NEEDS_DEVICE,
+                 .device = 0,
+                 .policy = DMABRIDGE_POLICY_REQUIRE,
+                 .__reserved = 0,
+                 .name = "trainer",
+                 .driver = "",
+                 .verdict = {}}});
   EXPECT_EQ(run({"fd:9", "nvme0n1"}), exit_p2p) << out() << err();
   EXPECT_THAT(out(), AllOf(HasSubstr("kept by     0000:06:00.0 (dynamic_attachment, driver "
                                      "bnxt_en, device 0000:06:00.0), already: the buffer stays "

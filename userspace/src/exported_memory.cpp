@@ -8,7 +8,6 @@
 #include "dmabridge/error.hpp"
 
 namespace dmabridge {
-
 namespace {
 
 // Each copy by itself.
