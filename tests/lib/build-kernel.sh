@@ -16,7 +16,7 @@ fetch() {
     # The sandbox's user cannot write to $work, nor does it exist in every rootless tree.
     local apt=(apt-get -q -o APT::Sandbox::User=root)
     "${apt[@]}" update
-    DEBIAN_FRONTEND=noninteractive "${apt[@]}" install -y --no-install-recommends flex bison libelf-dev lz4
+    DEBIAN_FRONTEND=noninteractive "${apt[@]}" install -y --no-install-recommends flex bison libelf-dev libssl-dev openssl lz4
     "${apt[@]}" download "linux-source-$series=$version"
     # A quarter of the source is register lists of a driver that is not built.
     dpkg-deb --fsys-tarfile ./linux-source-*.deb | tar -x -O "./usr/src/linux-source-$series.tar.xz" |
