@@ -14,9 +14,10 @@
  * Lifetime. A driver registers a region in probe() and unregisters it in
  * remove(), both from the driver that is bound to the function. Unregistering
  * revokes every buffer: it waits until no importer can reach the BAR, so that
- * remove() may go on to take the device down. Buffers outlive the region as
- * empty shells whose every use fails with -ENODEV. No callback runs once
- * dmabridge_unregister() has returned.
+ * remove() may go on to take the device down. Who keeps it waiting, an importer
+ * that does not unmap or block I/O that does not end, is named in the kernel's log
+ * every five seconds. Buffers outlive the region as empty shells whose every use
+ * fails with -ENODEV. No callback runs once dmabridge_unregister() has returned.
  *
  * All functions here sleep, unless they say otherwise, and none may be called
  * with the dma_resv of a buffer held. The function must stay in D0 for as long as

@@ -416,22 +416,42 @@ void dmabridge_move_home(struct dmabridge_buffer *buffer)
 
 /* --- revoke -------------------------------------------------------------------- */
 
-/* The second wait. Says who keeps it waiting: nothing else tells why remove() hangs. */
+/*
+ * How often a wait for others says in the log who they may be: nothing else tells why
+ * remove() hangs.
+ */
+#define WAIT_REPORT	(5 * HZ)
+
+static bool may_have_mapped(const struct dmabridge_user_state *user)
+{
+	return user->attach && user->reaches_device;
+}
+
+static bool may_do_io(const struct dmabridge_user_state *user)
+{
+	return user->kind == DMABRIDGE_USER_BINDING;
+}
+
+static void report_wait(struct dmabridge_buffer *buffer, const char *what,
+			bool (*may)(const struct dmabridge_user_state *user))
+{
+	struct dmabridge_user_state *user;
+
+	dma_resv_lock(buffer->dmabuf->resv, NULL);
+	list_for_each_entry(user, &buffer->users, node)
+		if (may(user))
+			dev_warn(buffer->region->dev.parent,
+				 "still waiting for any %s a buffer by %s (%s) to end\n", what,
+				 user->name, user->driver);
+	dma_resv_unlock(buffer->dmabuf->resv);
+}
+
+/* The second wait of a revoke, after that for I/O. */
 void dmabridge_wait_unmaps(struct dmabridge_buffer *buffer)
 {
-	struct device *dev = buffer->region->dev.parent;
-
 	while (!wait_event_timeout(buffer->unmap_wait, !READ_ONCE(buffer->nr_io_mappings),
-				   10 * HZ)) {
-		struct dmabridge_user_state *user;
-
-		dma_resv_lock(buffer->dmabuf->resv, NULL);
-		list_for_each_entry(user, &buffer->users, node)
-			if (user->attach && user->reaches_device)
-				dev_warn(dev, "still waiting for %s (%s) to unmap a buffer\n",
-					 user->name, user->driver);
-		dma_resv_unlock(buffer->dmabuf->resv);
-	}
+				   WAIT_REPORT))
+		report_wait(buffer, "mapping of", may_have_mapped);
 }
 
 void dmabridge_revoke_begin(struct dmabridge_buffer *buffer)
@@ -479,7 +499,9 @@ static bool drain(struct dmabridge_buffer *buffer, unsigned long until)
 	if (!dmabridge_region_is_io(buffer->region))
 		return wait_event_timeout(buffer->gate_wait, percpu_ref_is_zero(&buffer->gate),
 					  left);
-	wait_event(buffer->gate_wait, percpu_ref_is_zero(&buffer->gate));
+	while (!wait_event_timeout(buffer->gate_wait, percpu_ref_is_zero(&buffer->gate),
+				   WAIT_REPORT))
+		report_wait(buffer, "I/O on", may_do_io);
 	return true;
 }
 

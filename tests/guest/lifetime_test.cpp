@@ -21,6 +21,8 @@
 #include <thread>
 
 #include "support/block_fixture.hpp"
+#include "support/kernel_log.hpp"
+#include "support/silent_fuse.hpp"
 
 namespace dmabridge::test {
 namespace {
@@ -198,6 +200,51 @@ TEST_P(Lifetime, ManyProcessesAtOnce) {
     int status = 0;
     EXPECT_TRUE(ends(child, &status)) << "a killed process hangs";
   }
+}
+
+// --- files that stay locked
+// -----------------------------------------------------------------------------
+
+class Locked : public Lifetime {};
+
+INSTANTIATE_TEST_SUITE_P(Block, Locked, testing::Values("ext4"),
+                         [](const auto& test) { return std::string(test.param); });
+
+// The DMA may come as soon as the file is free. A file that grows is locked for as long as the
+// memory that is written to it does not come.
+TEST_P(Locked, UnbindWaitsAndTheLogSaysForWhom) {
+  SilentFuse fuse;
+  const Bound bound = make(path_, piece, DMABRIDGE_POLICY_REQUIRE, DMABRIDGE_BIND_READ, O_RDONLY);
+  ASSERT_EQ(bound.binding.error, 0) << describe(bound.binding.verdict);
+  const Fd silent = open_file(fuse.path(), O_RDONLY), file = open_file(path_, O_WRONLY | O_DIRECT);
+  const Mapping source(silent.get(), 4096, 0, PROT_READ);
+  std::future<ssize_t> written = std::async(std::launch::async, [&] {
+    return pwrite(file.get(), source.data(), 4096, static_cast<off_t>(size_));
+  });
+  EXPECT_TRUE(eventually([&] { return fuse.reads() > 0; })) << "nobody writes";
+  ring_.prepare(bound.fd(), DMABRIDGE_URING_READ, 0, piece, 0);
+  ring_.submit();
+  int result = 0;
+  EXPECT_FALSE(ring_.wait_for(500, &result)) << "the file is not locked; result " << result;
+
+  const KernelLog log;
+  std::future<int> unbound =
+      std::async(std::launch::async, [&] { return write_text(driver_ + "/unbind", address_); });
+  std::string line;
+  EXPECT_TRUE(eventually(
+      [&] {
+        const auto found = log.find("dmabridge_pci " + address_ + ": still waiting");
+        if (found) line = *found;
+        return found.has_value();
+      },
+      std::chrono::seconds(20)))
+      << "nothing tells why unbinding hangs";
+  EXPECT_NE(line.find(drive_.disk), std::string::npos) << line;
+  EXPECT_EQ(unbound.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
+  fuse.abort();
+  EXPECT_EQ(written.get(), -1);
+  EXPECT_EQ(unbound.get(), 0);
+  ASSERT_TRUE(ring_.wait_for(10000, &result)) << "the command hangs";
 }
 
 // --- frozen file systems

@@ -16,6 +16,7 @@
 #include <system_error>
 
 #include "fixture.hpp"
+#include "kernel_log.hpp"
 #include "machine.hpp"
 #include "named_device.hpp"
 
@@ -85,29 +86,6 @@ void cut_power(const SlotControl& control) {
                 PCI_EXP_SLTCTL_PWR_IND_OFF);
   control.write((before & ~PCI_EXP_SLTCTL_PIC) | PCI_EXP_SLTCTL_PWR_IND_ON);
 }
-
-// The kernel's log, from its making on.
-class KernelLog {
- public:
-  KernelLog() : file_(open_file("/dev/kmsg", O_RDONLY | O_NONBLOCK)) {
-    if (lseek(file_.get(), 0, SEEK_END) < 0)
-      throw std::system_error(errno, std::generic_category(), "the kernel's log");
-  }
-  // The next line, if there is one yet.
-  std::optional<std::string> next() const {
-    std::array<char, 8192> record;
-    ssize_t got = 0;
-    do {
-      got = read(file_.get(), record.data(), record.size());
-    } while (got < 0 && errno == EPIPE);  // lines were lost: these are the oldest that are left
-    if (got < 0 && errno == EAGAIN) return std::nullopt;
-    if (got < 0) throw std::system_error(errno, std::generic_category(), "the kernel's log");
-    return std::string(record.data(), static_cast<std::size_t>(got));
-  }
-
- private:
-  Fd file_;
-};
 
 // Address of a port above a function.
 std::string port_address(const std::string& path, Machine::Port port) {
@@ -182,13 +160,9 @@ Machine::Recovery Machine::raise_error(const std::string& name, const std::strin
     throw std::runtime_error(fmt::format("{}: {}", request, answer));
   std::string outcome;
   const auto has_ended = [&] {
-    while (const auto line = log.next()) {
-      const auto at = line->find(mark);
-      if (at == std::string::npos) continue;
-      outcome = line->substr(at + mark.size());
-      return true;
-    }
-    return false;
+    const auto line = log.find(mark);
+    if (line) outcome = line->substr(mark.size());
+    return line.has_value();
   };
   if (!eventually(has_ended, limit))
     throw std::runtime_error(fmt::format("{}: no recovery has ended", request));
