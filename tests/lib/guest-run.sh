@@ -31,13 +31,13 @@ give_up() { finish "failed $*"; }
 # On a kernel with kmemleak: what nothing points to any more goes to the kernel log, and so fails the run. An object has to be 5 seconds old to be suspected,
 # and unchanged from one scan to the next.
 scan_for_leaks() {
-    kmemleak=/sys/kernel/debug/kmemleak
-    [ -e "$kmemleak" ] || return 0
+    [ -n "$kmemleak" ] || return 0
     echo 1 >/sys/module/kmemleak/parameters/verbose
     sleep 6
-    # Ends with an error if kmemleak has given up; it has logged why.
-    echo scan >"$kmemleak"
-    echo scan >"$kmemleak"
+    for _ in 1 2; do
+        # If kmemleak has given up it has logged why.
+        echo scan >&8 || give_up "kmemleak does not scan"
+    done
 }
 
 mkdir -p /dev/shm /dev/pts
@@ -45,6 +45,9 @@ mount -t tmpfs -o mode=1777 shm /dev/shm
 mount -t devpts -o gid=5,mode=620,ptmxmode=666 pts /dev/pts
 mount -t debugfs debug /sys/kernel/debug
 mount -t tracefs trace /sys/kernel/tracing
+# Opened now, because the command may lock the kernel down, and nobody opens it after that.
+kmemleak=/sys/kernel/debug/kmemleak
+if [ -e "$kmemleak" ]; then exec 8>"$kmemleak"; else kmemleak=; fi
 mount -t tmpfs -o mode=1777 tmp /var/tmp
 ln -s /proc/self/fd /dev/fd
 ln -s /proc/self/fd/0 /dev/stdin
@@ -101,19 +104,19 @@ echo ready >&9
 if [ -n "$INTERACTIVE" ]; then
     # shellcheck disable=SC2086  # several words, or none
     stty -F /dev/hvc0 sane $TERMINAL_SIZE
-    setsid --ctty --wait sh /host/command <>/dev/hvc0 >&0 2>&1 9>&-
+    setsid --ctty --wait sh /host/command <>/dev/hvc0 >&0 2>&1 8>&- 9>&-
     status=$?
 else
     # By way of pipes, because a port can be opened only once; what is read from them goes out at once.
     mkfifo /run/stdout /run/stderr
-    cat /run/stdout >"$(port stdout)" 9>&- &
+    cat /run/stdout >"$(port stdout)" 8>&- 9>&- &
     stdout=$!
-    cat /run/stderr >"$(port stderr)" 9>&- &
+    cat /run/stderr >"$(port stderr)" 8>&- 9>&- &
     stderr=$!
-    setsid --wait sh /host/command </dev/null >/run/stdout 2>/run/stderr 9>&-
+    setsid --wait sh /host/command </dev/null >/run/stdout 2>/run/stderr 8>&- 9>&-
     status=$?
     # A process that the command left behind may keep a pipe open for ever.
-    (sleep 5; kill "$stdout" "$stderr") 2>/dev/null 9>&- &
+    (sleep 5; kill "$stdout" "$stderr") 2>/dev/null 8>&- 9>&- &
     wait "$stdout" "$stderr"
 fi
 scan_for_leaks
