@@ -432,6 +432,7 @@ static bool may_do_io(const struct dmabridge_user_state *user)
 	return user->kind == DMABRIDGE_USER_BINDING;
 }
 
+/* A few of them, and how many more: user space can make any number of bindings. */
 static void report_wait(struct dmabridge_buffer *buffer, const char *what,
 			bool (*may)(const struct dmabridge_user_state *user))
 {
@@ -440,9 +441,9 @@ static void report_wait(struct dmabridge_buffer *buffer, const char *what,
 	dma_resv_lock(buffer->dmabuf->resv, NULL);
 	list_for_each_entry(user, &buffer->users, node)
 		if (may(user))
-			dev_warn(buffer->region->dev.parent,
-				 "still waiting for any %s a buffer by %s (%s) to end\n", what,
-				 user->name, user->driver);
+			dev_warn_ratelimited(buffer->region->dev.parent,
+					     "still waiting for any %s a buffer by %s (%s) to end\n",
+					     what, user->name, user->driver);
 	dma_resv_unlock(buffer->dmabuf->resv);
 }
 

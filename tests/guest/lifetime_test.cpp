@@ -245,6 +245,7 @@ TEST_P(Locked, UnbindWaitsAndTheLogSaysForWhom) {
   EXPECT_EQ(written.get(), -1);
   EXPECT_EQ(unbound.get(), 0);
   ASSERT_TRUE(ring_.wait_for(10000, &result)) << "the command hangs";
+  EXPECT_EQ(result, static_cast<int>(piece)) << "what was waited for is carried out";
 }
 
 // --- frozen file systems
